@@ -1,0 +1,7 @@
+"""`python -m lesionaug` is the command line."""
+
+from __future__ import annotations
+
+from lesionaug.cli import main
+
+main()

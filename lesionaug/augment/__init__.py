@@ -1,0 +1,1 @@
+"""A plan (who, how) and its execution; batches for training loops."""

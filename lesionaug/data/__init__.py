@@ -1,0 +1,1 @@
+"""Slices and margins in, ROIs out; folds; phantoms; the ROI store."""

@@ -1,0 +1,73 @@
+"""Writing files so that a killed process leaves either the old file or the new one, never half of one (design.md section 7)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write `content` to `path` as temp + fsync + rename; the parent folder must exist."""
+    target = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp gives 0600; colleagues must be able to read a report
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _fsync(target.parent)
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8, see `write_bytes_atomic`."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as JSON with sorted keys, so that equal content gives equal bytes; NaN and infinity are refused."""
+    write_text_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def commit_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Fill a temporary sibling of `path` in the `with` body; on success it is synced and renamed to `path`, else removed.
+
+    Raises:
+        FileExistsError: When `path` exists already: nothing is ever overwritten here.
+    """
+    target = Path(path)
+    if target.exists():
+        raise FileExistsError(f"{target} exists already")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        os.chmod(temporary, 0o755)
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                _fsync(Path(folder) / name)
+            _fsync(Path(folder))
+        os.rename(temporary, target)  # refuses a non-empty target that appeared meanwhile
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync(target.parent)

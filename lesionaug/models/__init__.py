@@ -1,0 +1,1 @@
+"""Architectures and losses of the paper."""
