@@ -1,0 +1,60 @@
+"""Anything array-like becomes a torch tensor here: torch, NumPy, DLPack producers, nested lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PIXEL_DTYPES = (
+    torch.int16,
+    torch.uint8,
+    torch.uint16,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)
+
+
+def to_tensor(value: Any, name: str) -> Tensor:
+    """Return `value` as a tensor, without a copy where that is safe.
+
+    Args:
+        value: A torch tensor, a NumPy array, an object with `__dlpack__`, or a nested sequence of numbers.
+        name: What the value is called in the caller's signature, for the error.
+
+    Raises:
+        TypeError: When `value` is nothing that holds numbers.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
+        return torch.from_dlpack(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"{name} must be an array of numbers (torch, NumPy or DLPack), got {_kind(value)}") from error
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be an array of numbers (torch, NumPy or DLPack), got {_kind(value)}")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch knows the machine's byte order only
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # torch has neither read-only tensors nor negative strides
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise TypeError(f"{name} has dtype {array.dtype}, which torch does not know") from error
+
+
+def check_pixel_dtype(tensor: Tensor, name: str) -> None:
+    """Raise TypeError unless the kernels can read `tensor`'s dtype."""
+    if tensor.dtype not in PIXEL_DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in PIXEL_DTYPES)
+        raise TypeError(f"{name} has dtype {str(tensor.dtype).removeprefix('torch.')}; pixels must be one of {known}")
+
+
+def _kind(value: Any) -> str:
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ + (f" of {dtype}" if dtype is not None else "")
