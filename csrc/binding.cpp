@@ -1,0 +1,129 @@
+// The table of names Python sees. Addresses come as integers: Python has checked and allocated everything.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "kernels.h"
+
+namespace py = pybind11;
+using namespace lesionaug;
+using py::literals::operator""_a;
+
+namespace {
+
+template <class T>
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+ResampleArgs resample_args(uintptr_t pixels, int pixel_dtype, uintptr_t offsets, uintptr_t sizes, int64_t num_images,
+                           int channels, int height, int width, int64_t num_patches, uintptr_t image_index,
+                           uintptr_t flip, uintptr_t matrix, bool matrix_is_double, uintptr_t centers,
+                           uintptr_t spacing, uintptr_t angle, uintptr_t shift, uintptr_t side, int size,
+                           bool antialias, int border, double a, double fill,
+                           std::optional<std::pair<double, double>> window, std::pair<double, double> out_range,
+                           uintptr_t out, int out_dtype) {
+  ResampleArgs args{};
+  args.pixels = at<void>(pixels);
+  args.pixel_dtype = Dtype(pixel_dtype);
+  args.offsets = at<int64_t>(offsets);
+  args.sizes = at<int32_t>(sizes);
+  args.num_images = num_images;
+  args.channels = channels;
+  args.height = height;
+  args.width = width;
+  args.num_patches = num_patches;
+  args.image_index = at<int64_t>(image_index);
+  args.flip = at<uint8_t>(flip);
+  args.matrix = at<void>(matrix);
+  args.matrix_is_double = matrix_is_double;
+  args.centers = at<double>(centers);
+  args.spacing = at<double>(spacing);
+  args.angle = at<float>(angle);
+  args.shift = at<float>(shift);
+  args.side = at<float>(side);
+  args.size = size;
+  args.antialias = antialias;
+  args.border = Border(border);
+  args.a = a;
+  args.fill = fill;
+  args.windowed = window.has_value();
+  args.window_low = window ? window->first : 0.0;
+  args.window_high = window ? window->second : 1.0;
+  args.out_low = out_range.first;
+  args.out_high = out_range.second;
+  args.out = at<void>(out);
+  args.out_dtype = Dtype(out_dtype);
+  return args;
+}
+
+PlanArgs plan_args(uint64_t seed, int64_t num_rois, int64_t num_indices, uintptr_t lesion_keys, uintptr_t diameters,
+                   uintptr_t indices, bool indices_per_roi, int n_rot, int n_flip, int n_trans, int n_scale,
+                   double max_angle, double base_side, double shift_fraction, double max_shift, double scale_low,
+                   double scale_span, uintptr_t roi, uintptr_t angle, uintptr_t flip, uintptr_t shift, uintptr_t side) {
+  return {seed,      num_rois,        num_indices,      at<int64_t>(lesion_keys), at<float>(diameters),
+          at<int64_t>(indices),       indices_per_roi,  n_rot,                    n_flip,
+          n_trans,   n_scale,         max_angle,        base_side,                shift_fraction,
+          max_shift, scale_low,       scale_span,       at<int64_t>(roi),         at<float>(angle),
+          at<uint8_t>(flip),          at<float>(shift), at<float>(side)};
+}
+
+using Released = py::call_guard<py::gil_scoped_release>;
+
+}  // namespace
+
+PYBIND11_MODULE(LESIONAUG_MODULE, m) {
+  m.doc() = "Native kernels of lesionaug; private, use the functions of the package.";
+
+  py::class_<ResampleArgs>(m, "ResampleArgs")
+      .def(py::init(&resample_args), py::kw_only(), "pixels"_a, "pixel_dtype"_a, "offsets"_a, "sizes"_a,
+           "num_images"_a, "channels"_a, "height"_a, "width"_a, "num_patches"_a, "image_index"_a, "flip"_a, "matrix"_a,
+           "matrix_is_double"_a, "centers"_a, "spacing"_a, "angle"_a, "shift"_a, "side"_a, "size"_a, "antialias"_a,
+           "border"_a, "a"_a, "fill"_a, "window"_a, "out_range"_a, "out"_a, "out_dtype"_a);
+  py::class_<PlanArgs>(m, "PlanArgs")
+      .def(py::init(&plan_args), py::kw_only(), "seed"_a, "num_rois"_a, "num_indices"_a, "lesion_keys"_a, "diameters"_a,
+           "indices"_a, "indices_per_roi"_a, "n_rot"_a, "n_flip"_a, "n_trans"_a, "n_scale"_a, "max_angle"_a,
+           "base_side"_a, "shift_fraction"_a, "max_shift"_a, "scale_low"_a, "scale_span"_a, "roi"_a, "angle"_a,
+           "flip"_a, "shift"_a, "side"_a);
+
+  m.def("check_patches", [](const ResampleArgs& args) {
+    const auto [status, index] = check_patches(args);
+    return std::pair<int, int64_t>(int(status), index);
+  }, "args"_a, Released());
+  m.def("resample_cpu", &resample_cpu, "args"_a, "threads"_a, Released());
+  m.def("resample_adjoint_cpu", [](const ResampleArgs& args, uintptr_t gradient, int threads) {
+    resample_adjoint_cpu(args, at<void>(gradient), threads);
+  }, "args"_a, "gradient"_a, "threads"_a, Released());
+  m.def("patch_to_image_cpu", [](const ResampleArgs& args, uintptr_t matrices) {
+    patch_to_image_cpu(args, at<float>(matrices));
+  }, "args"_a, "matrices"_a, Released());
+  m.def("sample_plan_cpu", &sample_plan_cpu, "args"_a, Released());
+  m.def("philox_cpu", [](uint64_t seed, uintptr_t counters, uintptr_t words, int64_t count) {
+    philox_cpu(seed, at<int64_t>(counters), at<int64_t>(words), count);
+  }, "seed"_a, "counters"_a, "words"_a, "count"_a, Released());
+
+#ifdef LESIONAUG_WITH_CUDA
+  m.def("resample_cuda", [](const ResampleArgs& args, uintptr_t stream) { resample_cuda(args, at<void>(stream)); },
+        "args"_a, "stream"_a, Released());
+  m.def("resample_adjoint_cuda",
+        [](const ResampleArgs& args, uintptr_t gradient, uintptr_t workspace, uintptr_t scale, int64_t num_pixels,
+           uintptr_t stream) {
+          resample_adjoint_cuda(args, at<void>(gradient), at<int64_t>(workspace), at<double>(scale), num_pixels,
+                                at<void>(stream));
+        },
+        "args"_a, "gradient"_a, "workspace"_a, "scale"_a, "num_pixels"_a, "stream"_a, Released());
+  m.def("patch_to_image_cuda", [](const ResampleArgs& args, uintptr_t matrices, uintptr_t stream) {
+    patch_to_image_cuda(args, at<float>(matrices), at<void>(stream));
+  }, "args"_a, "matrices"_a, "stream"_a, Released());
+  m.def("sample_plan_cuda", [](const PlanArgs& args, uintptr_t stream) { sample_plan_cuda(args, at<void>(stream)); },
+        "args"_a, "stream"_a, Released());
+  m.def("philox_cuda", [](uint64_t seed, uintptr_t counters, uintptr_t words, int64_t count, uintptr_t stream) {
+    philox_cuda(seed, at<int64_t>(counters), at<int64_t>(words), count, at<void>(stream));
+  }, "seed"_a, "counters"_a, "words"_a, "count"_a, "stream"_a, Released());
+#endif
+
+  m.attr("cuda_archs") = std::string(LESIONAUG_CUDA_ARCHS);  // empty: built without CUDA
+  m.attr("compiler") = std::string(LESIONAUG_COMPILER);
+}

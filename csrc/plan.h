@@ -1,0 +1,90 @@
+// The paper's augmentation parameters from counter-based random numbers (paper section IV-A, design.md section 4).
+#pragma once
+
+#include "portable.h"
+
+namespace lesionaug {
+
+// Philox4x32-10 (Salmon et al. 2011): four random words for any counter, in any order, on any device.
+struct Words {
+  uint32_t w[4];
+};
+
+LA_HD Words philox(uint64_t seed, Words counter) {
+  uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t product0 = uint64_t(0xD2511F53u) * counter.w[0];
+    const uint64_t product1 = uint64_t(0xCD9E8D57u) * counter.w[2];
+    counter = {{uint32_t(product1 >> 32) ^ counter.w[1] ^ key0, uint32_t(product1),
+                uint32_t(product0 >> 32) ^ counter.w[3] ^ key1, uint32_t(product0)}};
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  return counter;
+}
+
+LA_HD double uniform(uint32_t word) { return double(word >> 8) * 5.9604644775390625e-08; }  // [0, 1) in steps of 2^-24
+
+// Rounded products and sums, so that no compiler contracts them: the same bits on every device.
+#ifdef __CUDA_ARCH__
+LA_HD double mul(double x, double y) { return __dmul_rn(x, y); }
+LA_HD double add(double x, double y) { return __dadd_rn(x, y); }
+#else
+LA_HD double mul(double x, double y) { return x * y; }  // host files are compiled with -ffp-contract=off
+LA_HD double add(double x, double y) { return x + y; }
+#endif
+
+struct PlanArgs {
+  uint64_t seed;
+  int64_t num_rois, num_indices;
+  const int64_t* lesion_keys;  // [num_rois]
+  const float* diameters;      // [num_rois], pixels
+  const int64_t* indices;      // [num_indices] for every lesion, or [num_rois, num_indices], or null: 0, 1, 2, ...
+  int32_t indices_per_roi;     // 1: `indices` is [num_rois, num_indices]
+  int32_t n_rot, n_flip, n_trans, n_scale;
+  double max_angle, base_side, shift_fraction, max_shift, scale_low, scale_span;
+  // One row per (lesion, index), lesion-major.
+  int64_t* roi;
+  float* angle;
+  uint8_t* flip;
+  float* shift;  // [rows, 2]
+  float* side;
+};
+
+LA_HD void sample_row(const PlanArgs& args, int64_t row) {
+  const int64_t lesion = row / args.num_indices, position = row % args.num_indices;
+  const int64_t k = !args.indices           ? position
+                    : args.indices_per_roi ? args.indices[row]
+                                           : args.indices[position];
+  const int64_t variants = 1 + args.n_flip + args.n_trans + args.n_scale;
+  const uint64_t key = uint64_t(args.lesion_keys[lesion]);
+  const double d = args.diameters[lesion];
+  args.roi[row] = lesion;
+  args.flip[row] = 0;
+  args.shift[2 * row] = args.shift[2 * row + 1] = 0;
+  args.side[row] = float(mul(args.base_side, d));
+  if (k < 0 || k >= variants * args.n_rot) {  // marked, so that its patch is NaN and never a stray read
+    args.angle[row] = NAN;
+    return;
+  }
+  const uint32_t r = uint32_t(k / variants), v = uint32_t(k % variants);
+  const uint32_t low = uint32_t(key), high = uint32_t(key >> 32);
+  args.angle[row] = float(mul(args.max_angle, uniform(philox(args.seed, {{0, r, low, high}}).w[0])));
+  if (v == 0) return;
+  if (v <= uint32_t(args.n_flip)) {  // up-down, left-right, both
+    args.flip[row] = v == 1 ? 2 : v == 2 ? 1 : 3;
+    return;
+  }
+  const Words words = philox(args.seed, {{v, r, low, high}});
+  const double u0 = uniform(words.w[0]), u1 = uniform(words.w[1]);
+  if (v <= uint32_t(args.n_flip + args.n_trans)) {
+    const double p = fmin(args.max_shift, mul(args.shift_fraction, d));
+    args.shift[2 * row] = float(mul(add(mul(2, u0), -1), p));
+    args.shift[2 * row + 1] = float(mul(add(mul(2, u1), -1), p));
+  } else {
+    const double margin = mul(d, add(args.scale_low, mul(args.scale_span, u0)));
+    args.side[row] = float(add(mul(args.base_side, d), mul(2, margin)));
+  }
+}
+
+}  // namespace lesionaug
