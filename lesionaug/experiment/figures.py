@@ -1,0 +1,380 @@
+"""The figures of the report: accuracy against group size (Fig. 8), confusion matrices, ROIs, learning curves.
+
+Every function takes plain numbers and returns a matplotlib figure; equal numbers give equal bytes (`figure_png`, `figure_svg`).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
+
+from lesionaug.augment.sheet import RING_COLOUR, STYLE, banner, figure_png, random_lesions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lesionaug.data.rois import RoiBatch
+
+__all__ = [
+    "ConfusionPanel",
+    "GroupAccuracy",
+    "LearningCurve",
+    "PaperCurve",
+    "accuracy_figure",
+    "confusion_figure",
+    "figure_png",
+    "figure_svg",
+    "learning_figure",
+    "roi_figure",
+]
+
+# Okabe and Ito's colours: told apart with every kind of colour vision; each has its own marker for print in grey.
+BLUE, ORANGE, GREEN, VERMILION, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8C8C8C", "#222222"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracy of one augmentation group, as fractions.
+
+    Attributes:
+        size: Augmented samples per fold that were asked for.
+        accuracy: Pooled over the test folds, mean over the seeds.
+        interval: Wilson 95 % interval of it.
+        seeds: Pooled accuracy of each seed.
+        folds: Accuracy of each test fold of each seed.
+    """
+
+    size: int
+    accuracy: float
+    interval: tuple[float, float]
+    seeds: tuple[float, ...]
+    folds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PaperCurve:
+    """The paper's curve: group sizes and accuracies (fractions), and the text that says whose data these are."""
+
+    sizes: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class ConfusionPanel:
+    """One confusion matrix: counts [C, C] (rows true, columns predicted) and its title; `reference` marks the paper's."""
+
+    title: str
+    counts: np.ndarray[Any, Any]
+    classes: tuple[str, ...]
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Training history of one model: x (epochs or steps), mean loss and training accuracy (fractions), one value each."""
+
+    x: Sequence[float]
+    loss: Sequence[float]
+    accuracy: Sequence[float]
+
+
+def figure_svg(figure: Figure) -> str:
+    """The figure as SVG text with glyphs as paths, without date and creator."""
+    stream = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        FigureCanvasAgg(figure)
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return stream.getvalue()
+
+
+def accuracy_figure(
+    groups: Sequence[GroupAccuracy], *, kind: str, optimum: int | None, paper: PaperCurve | None, note: str = ""
+) -> Figure:
+    """Accuracy against the number of augmented samples per fold (Fig. 8, classic part).
+
+    Args:
+        groups: The groups of the run, by size.
+        kind: Kind of the data, for the banner.
+        optimum: Size of the chosen group, marked; None where there is none.
+        paper: The paper's curve as a grey reference, or None.
+        note: A line below the axes: what the optimum saw, what is missing.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 4.6))
+        axis = figure.subplots()
+        sizes = [group.size for group in groups]
+        ticks = sorted({*sizes, *(paper.sizes if paper else ())})
+        threshold = min((size for size in ticks if size > 0), default=1)
+        axis.set_xscale("symlog", linthresh=threshold, linscale=0.6)
+        if paper:
+            axis.plot(
+                paper.sizes, _percent(paper.accuracies), color=GREY, linestyle="--", marker="x", markersize=5,
+                linewidth=1.2, label=paper.label, zorder=1,
+            )  # fmt: skip
+        if groups:
+            points = _percent(group.accuracy for group in groups)
+            low = _percent(group.interval[0] for group in groups)
+            high = _percent(group.interval[1] for group in groups)
+            spread = [
+                [p - a for p, a in zip(points, low, strict=True)],
+                [b - p for p, b in zip(points, high, strict=True)],
+            ]
+            axis.errorbar(
+                sizes, points, yerr=spread, color=BLUE, marker="o", markersize=6, linewidth=1.6, capsize=3.5,
+                elinewidth=1.1, label="this run, pooled over test folds, with Wilson 95 % interval", zorder=3,
+            )  # fmt: skip
+            _dots(figure, axis, [(g.size, f) for g in groups for f in g.folds], 6.0, "o", "single test folds", False)
+            if max(len(group.seeds) for group in groups) > 1:
+                _dots(figure, axis, [(g.size, s) for g in groups for s in g.seeds], -6.0, "D", "single seeds", True)
+            for group in groups:
+                if group.size == optimum:
+                    axis.plot(
+                        [group.size], [100 * group.accuracy], marker="o", markersize=15, markerfacecolor="none",
+                        markeredgecolor=VERMILION, markeredgewidth=1.8, linestyle="none", zorder=4,
+                        label=f"optimum by the paper's rule: +{group.size:,}",
+                    )  # fmt: skip
+        axis.set_xlabel("augmented samples per fold (linear up to the first tick after 0, logarithmic beyond)")
+        axis.set_ylabel("test accuracy (%)")
+        _ticks(axis, ticks, set(sizes))
+        values = [100 * v for g in groups for v in (*g.interval, *g.folds)]
+        values += _percent(paper.accuracies) if paper else []
+        bottom = math.floor((min(values, default=0.0) - 3) / 10) * 10
+        axis.set_ylim(max(0, bottom), 102)
+        axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+        axis.set_axisbelow(True)
+        handles, labels = axis.get_legend_handles_labels()
+        # this run's curve first: the paper's stands beside it for reference only
+        order = sorted(
+            range(len(labels)), key=lambda i: (labels[i].startswith("paper"), not labels[i].startswith("this run"))
+        )
+        figure.legend(
+            [handles[i] for i in order],
+            [labels[i] for i in order],
+            loc="outside upper left",
+            ncols=2,
+            fontsize=8,
+            markerscale=0.8,
+        )
+        figure.supxlabel(banner(kind) + (f"\n{note}" if note else ""), fontsize=8, weight="bold")
+    return figure
+
+
+def _percent(fractions: Any) -> list[float]:
+    return [100.0 * float(fraction) for fraction in fractions]
+
+
+def _dots(
+    figure: Figure, axis: Axes, points: list[tuple[int, float]], offset_pt: float, marker: str, label: str, filled: bool
+) -> None:
+    """Single values beside the pooled point: shifted on the page, so that a logarithmic axis shifts them all alike."""
+    shifted = axis.transData + ScaledTranslation(offset_pt / 72, 0, figure.dpi_scale_trans)
+    axis.plot(
+        [size for size, _ in points], [100 * value for _, value in points], marker=marker, linestyle="none",
+        markersize=3.6, color=ORANGE if filled else GREEN, markerfacecolor=ORANGE if filled else "white",
+        transform=shifted, label=label, zorder=2,
+    )  # fmt: skip
+
+
+def _ticks(axis: Axes, ticks: Sequence[int], ours: set[int]) -> None:
+    """A tick at every group; labels where they fit, our groups first."""
+    axis.set_xlim(-0.12 * min((t for t in ticks if t > 0), default=1), max(ticks, default=1) * 1.18 or 1)
+    transform = axis.transScale
+    place = {t: transform.transform((t, 0))[0] for t in ticks}
+    width = max(place.values(), default=1.0) - min(place.values(), default=0.0) or 1.0
+    labelled: list[int] = []
+    for tick in sorted(ticks, key=lambda t: (t not in ours, t)):
+        if all(abs(place[tick] - place[other]) / width > 0.05 for other in labelled):
+            labelled.append(tick)
+    axis.set_xticks(ticks, [_thousands(t) if t in labelled else "" for t in ticks])
+    axis.minorticks_off()
+
+
+def _thousands(size: int) -> str:
+    """500, 1k, 7.5k, 15k: short enough for a logarithmic axis."""
+    return f"{size / 1000:g}k" if size >= 1000 and size % 100 == 0 else str(size)
+
+
+def confusion_figure(panels: Sequence[ConfusionPanel], *, kind: str) -> Figure:
+    """Confusion matrices side by side: counts and row percentages, rows true, columns predicted.
+
+    Args:
+        panels: The matrices; those of the paper are drawn in grey.
+        kind: Kind of the data, for the banner.
+    """
+    with matplotlib.rc_context(STYLE):
+        columns = min(3, max(1, len(panels)))
+        rows = max(1, math.ceil(len(panels) / columns))
+        cells = max((len(panel.classes) for panel in panels), default=3)
+        side = max(2.9, 0.75 * cells + 0.9)
+        figure = Figure(figsize=(columns * side, rows * (side + 0.35) + 0.3))
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis in axes[len(panels) :]:
+            axis.set_axis_off()
+        for panel, axis in zip(panels, axes, strict=False):
+            _draw_confusion(axis, panel)
+        figure.supxlabel(banner(kind), fontsize=8, weight="bold")
+    return figure
+
+
+def _draw_confusion(axis: Axes, panel: ConfusionPanel) -> None:
+    counts = np.asarray(panel.counts, dtype=np.float64)
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
+    axis.imshow(share, cmap="Greys" if panel.reference else "Blues", vmin=0.0, vmax=1.25)
+    for i, j in np.ndindex(*counts.shape):
+        axis.text(
+            j, i, f"{_count(counts[i, j])}\n{100 * share[i, j]:.1f} %", ha="center", va="center", fontsize=8.5,
+            color="white" if share[i, j] > 0.72 else INK,
+        )  # fmt: skip
+    n = len(panel.classes)
+    short = [_short(name) for name in panel.classes]
+    axis.set_xticks(range(n), short, rotation=0 if n <= 3 else 45, fontsize=8)
+    axis.set_yticks(range(n), short, rotation=90, va="center", fontsize=8)
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    axis.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+    axis.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.5)
+    axis.tick_params(which="minor", length=0)
+    axis.set(xlabel="predicted", ylabel="true")
+    axis.set_title(panel.title, fontsize=9, color="#555555" if panel.reference else "black")
+
+
+def _count(value: float) -> str:
+    """A count, or the mean count over seeds with one decimal."""
+    return f"{value:.0f}" if abs(value - round(value)) < 1e-9 else f"{value:.1f}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 13 else name[:12] + "…"
+
+
+def learning_figure(curves: Mapping[int, Sequence[LearningCurve]], *, kind: str, unit: str = "epoch") -> Figure:
+    """Training loss and training accuracy: a line per group (mean over its models), a band from the lowest to the highest.
+
+    Args:
+        curves: Group size -> one curve per trained model.
+        kind: Kind of the data, for the banner.
+        unit: What x counts: "epoch", or "optimiser step" where every model takes equally many.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 3.6))
+        loss_axis, accuracy_axis = figure.subplots(1, 2)
+        colours = matplotlib.colormaps["cividis"](np.linspace(0.0, 0.92, max(1, len(curves))))
+        for order, (size, models) in enumerate(sorted(curves.items())):
+            length = min(len(model.x) for model in models)
+            x = np.array([model.x[:length] for model in models], dtype=np.float64).mean(axis=0)
+            for axis, tables in (
+                (loss_axis, [model.loss[:length] for model in models]),
+                (accuracy_axis, [[100 * value for value in model.accuracy[:length]] for model in models]),
+            ):
+                table = np.array(tables, dtype=np.float64)
+                axis.fill_between(
+                    x, table.min(axis=0), table.max(axis=0), color=colours[order], alpha=0.18, linewidth=0
+                )
+                axis.plot(
+                    x, table.mean(axis=0), color=colours[order], linewidth=1.3, marker=MARKERS[order % len(MARKERS)],
+                    markersize=4, markevery=max(1, length // 8), label=f"+{size:,}",
+                )  # fmt: skip
+        loss_axis.set(xlabel=unit, ylabel="training loss (cross entropy)", ylim=(0, None))
+        accuracy_axis.set(xlabel=unit, ylabel="training accuracy (%)", ylim=(None, 102))
+        for axis in (loss_axis, accuracy_axis):
+            axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        handles, labels = loss_axis.get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside upper center", ncols=9, fontsize=8, columnspacing=1.2, handlelength=1.8,
+            title="augmented samples per fold", title_fontsize=8,
+        )  # fmt: skip
+        figure.supxlabel(banner(kind), fontsize=8, weight="bold")
+    return figure
+
+
+def roi_figure(
+    rois: RoiBatch, *, window: tuple[float, float], per_class: int = 8, seed: int = 0, margin: bool = True
+) -> Figure:
+    """Random ROIs of every class as they stand in the slice: side 1.4 d, the margin drawn, one grey window for all.
+
+    Args:
+        rois: The ROIs.
+        window: (low, high) HU, black and white of every tile.
+        per_class: Tiles per class.
+        seed: Seed of the draw.
+        margin: Draw the margin (or, without masks, the circle of diameter d).
+    """
+    drawn = random_lesions(rois, per_class, seed)
+    columns = max(6, *(len(chosen) for _, chosen in drawn))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(0.5 + 1.12 * columns, 0.85 + 1.3 * len(drawn)))
+        axes = figure.subplots(len(drawn), columns, squeeze=False)
+        for (name, chosen), line in zip(drawn, axes, strict=True):
+            line[0].set_ylabel(_short(name), fontsize=9)
+            for axis in line[len(chosen) :]:
+                axis.set_axis_off()
+            for lesion, axis in zip(chosen, line, strict=False):
+                _draw_roi(axis, rois, lesion, window, margin)
+        outline = "" if not margin else "; line: the margin" if rois.masks is not None else "; ring: lesion diameter"
+        bar = "bar: 10 mm" if rois.spacing_mm is not None else "bar: 10 pixels (spacing unknown)"
+        figure.suptitle(
+            f"ROIs drawn at random (seed {seed}), not picked; window {window[0]:g} to {window[1]:g} HU in every tile"
+            f"\nEach tile is 1.4 diameters wide{outline}; {bar}",
+            fontsize=8.5,
+        )
+        figure.supxlabel(banner(rois.kind), fontsize=9, weight="bold")
+    return figure
+
+
+def _draw_roi(axis: Axes, rois: RoiBatch, lesion: int, window: tuple[float, float], margin: bool) -> None:
+    image = rois.images[lesion].to("cpu").float().numpy()
+    height, width = image.shape
+    centre_x, centre_y = rois.centers[lesion].tolist()
+    diameter = float(rois.diameters[lesion])
+    spacing = (1.0, 1.0) if rois.spacing_mm is None else tuple(float(s) for s in rois.spacing_mm[lesion])
+    unit = min(spacing)  # the size of a pixel that diameters are counted in
+    half_x, half_y = 0.7 * diameter * unit / spacing[0], 0.7 * diameter * unit / spacing[1]
+    axis.imshow(
+        image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest", extent=(0, width, height, 0)
+    )
+    axis.set_aspect(spacing[1] / spacing[0])
+    if margin and rois.masks is not None:
+        for start, end in _mask_edges(rois.masks[lesion].to("cpu").numpy()):
+            axis.plot(*zip(start, end, strict=True), color=RING_COLOUR, linewidth=0.9, solid_capstyle="projecting")
+    elif margin:
+        from matplotlib.patches import Ellipse
+
+        size = (diameter * unit / spacing[0], diameter * unit / spacing[1])
+        axis.add_patch(Ellipse((centre_x, centre_y), *size, fill=False, edgecolor=RING_COLOUR, linewidth=0.9))
+    axis.set(
+        xticks=[], yticks=[], xlim=(centre_x - half_x, centre_x + half_x), ylim=(centre_y + half_y, centre_y - half_y)
+    )
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    axis.set_facecolor("#777777")  # beyond the stored slice
+    length = 10.0 / spacing[0] if rois.spacing_mm is not None else 10.0
+    left, low = centre_x - 0.92 * half_x, centre_y + 0.88 * half_y
+    axis.plot([left, left + length], [low, low], color="black", linewidth=3.6, solid_capstyle="butt")
+    axis.plot([left, left + length], [low, low], color="white", linewidth=2.0, solid_capstyle="butt")
+    text = f"{diameter * unit:.0f} mm" if rois.spacing_mm is not None else f"{diameter:.0f} px"
+    axis.set_xlabel(f"d = {text}", fontsize=7.5, labelpad=2)
+
+
+def _mask_edges(mask: np.ndarray[Any, Any]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The edges between mask pixels and others, as lines between (x, y) corner points: the margin as it was stored."""
+    padded = np.pad(np.asarray(mask, dtype=bool), 1)
+    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    edges = [((float(x), float(y)), (float(x + 1), float(y))) for y, x in zip(rows, columns, strict=True)]
+    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
+    edges += [((float(x), float(y)), (float(x), float(y + 1))) for y, x in zip(rows, columns, strict=True)]
+    return edges
