@@ -1,0 +1,197 @@
+"""Folds of the cross validation (section IV-B): a patient lies in one fold only, and every fold holds every class."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lesionaug.data.files import write_json_atomic
+from lesionaug.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lesionaug.data.rois import RoiBatch
+
+FOLDS_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class FoldedLesion:
+    """One lesion and the fold it is tested in."""
+
+    lesion_id: str
+    patient_id: str
+    label: str
+    fold: int
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Who is tested where; split k tests fold k and trains on the others.
+
+    Attributes:
+        num_folds: Folds (the paper: 3).
+        seed: Of the assignment.
+        lesions: Sorted by lesion id, so the order of a store plays no part.
+    """
+
+    num_folds: int
+    seed: int
+    lesions: tuple[FoldedLesion, ...]
+
+    def __post_init__(self) -> None:
+        """Check what every user of folds relies on.
+
+        Raises:
+            DataError: A patient in two folds, an empty fold, a fold without one of the classes, ids twice or unsorted.
+        """
+        ids = [lesion.lesion_id for lesion in self.lesions]
+        if ids != sorted(set(ids)):
+            raise DataError("folds", "lesion ids must be unique and sorted", "Make the folds again from the store")
+        home: dict[str, int] = {}
+        for lesion in self.lesions:
+            if not 0 <= lesion.fold < self.num_folds:
+                raise DataError(
+                    "folds", f"fold {lesion.fold} is not in 0 .. {self.num_folds - 1}", "Make the folds again"
+                )
+            if home.setdefault(lesion.patient_id, lesion.fold) != lesion.fold:
+                raise DataError(
+                    "folds",
+                    f"patient {lesion.patient_id} is in folds {home[lesion.patient_id]} and {lesion.fold}",
+                    "Make the folds again; a patient must not be trained on and tested",
+                )
+        classes = sorted({lesion.label for lesion in self.lesions})
+        for fold, counts in enumerate(self.class_counts()):
+            for name in classes:
+                if counts[name] == 0:
+                    raise DataError(
+                        "folds",
+                        f"fold {fold} of {self.num_folds} has no {name}",
+                        "Choose fewer folds or another fold seed (folds.seed)",
+                    )
+
+    def class_counts(self) -> list[Counter[str]]:
+        """Lesions per class of each fold."""
+        return [
+            Counter(lesion.label for lesion in self.lesions if lesion.fold == fold) for fold in range(self.num_folds)
+        ]
+
+    def train_ids(self, split: int) -> tuple[str, ...]:
+        """Lesion ids of every fold but `split`, sorted."""
+        return tuple(lesion.lesion_id for lesion in self.lesions if lesion.fold != split)
+
+    def test_ids(self, split: int) -> tuple[str, ...]:
+        """Lesion ids of fold `split`, sorted."""
+        return tuple(lesion.lesion_id for lesion in self.lesions if lesion.fold == split)
+
+    def save(self, path: Path) -> None:
+        """Write folds.json atomically."""
+        write_json_atomic(
+            path,
+            {
+                "schema": FOLDS_SCHEMA,
+                "num_folds": self.num_folds,
+                "seed": self.seed,
+                "lesions": [vars(lesion) for lesion in self.lesions],
+            },
+        )
+
+
+def load_folds(path: Path) -> Folds:
+    """Read what `Folds.save` wrote, and check it again.
+
+    Raises:
+        DataError: Missing, unknown or damaged file, or folds that leak.
+    """
+    try:
+        saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if saved["schema"] != FOLDS_SCHEMA:
+            raise ValueError(f"schema {saved['schema']}, this version reads {FOLDS_SCHEMA}")
+        lesions = tuple(
+            FoldedLesion(str(row["lesion_id"]), str(row["patient_id"]), str(row["label"]), int(row["fold"]))
+            for row in saved["lesions"]
+        )
+        return Folds(int(saved["num_folds"]), int(saved["seed"]), lesions)
+    except DataError as error:
+        raise DataError(path.name, error.rule, error.fix) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            path.name, f"these folds cannot be read ({type(error).__name__}: {error})", "Start a new run folder"
+        ) from error
+
+
+def make_folds(rois: RoiBatch, num_folds: int = 3, seed: int = 0) -> Folds:
+    """Stratified, patient-grouped folds of a labelled batch; see `assign_folds`.
+
+    Raises:
+        DataError: Unlabelled lesions, or too few patients of a class.
+    """
+    labels = [int(label) for label in rois.labels]
+    check_labelled(labels)
+    return assign_folds(rois.lesion_ids, rois.patient_ids, [rois.classes[label] for label in labels], num_folds, seed)
+
+
+def check_labelled(labels: Sequence[int]) -> None:
+    """Refuse a batch with unlabelled (-1) lesions.
+
+    Raises:
+        DataError: How many lesions have no class, and what to do.
+    """
+    unlabelled = sum(label < 0 for label in labels)
+    if unlabelled:
+        raise DataError(
+            "ROIs",
+            f"{unlabelled} of {len(labels)} lesions have no class, and training needs one for each",
+            "Import again with --labels or --label-map, or leave those lesions out",
+        )
+
+
+def assign_folds(
+    lesion_ids: Sequence[str], patient_ids: Sequence[str], labels: Sequence[str], num_folds: int = 3, seed: int = 0
+) -> Folds:
+    """Assign every lesion to a fold (scikit-learn's StratifiedGroupKFold, shuffled).
+
+    Args:
+        lesion_ids: Unique.
+        patient_ids: One per lesion; lesions of one patient stay together.
+        labels: Class name of each lesion.
+        num_folds: At least 2.
+        seed: Of the shuffle. Lesions are sorted by id first, so the order they come in plays no part.
+
+    Raises:
+        ConfigError: Fewer than two folds.
+        DataError: Fewer than two classes, or a class with fewer patients than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if num_folds < 2:
+        raise ConfigError("folds.num_folds", f"at least 2 folds are needed, got {num_folds}", "The paper uses 3")
+    rows = sorted(zip(lesion_ids, patient_ids, labels, strict=True))
+    classes = sorted(set(labels))
+    if len(classes) < 2:
+        raise DataError(
+            "ROIs",
+            f"a classifier needs lesions of at least two classes, got {', '.join(classes) or 'none'}",
+            "Label another class",
+        )
+    for name in classes:
+        patients = len({patient for _, patient, label in rows if label == name})
+        if patients < num_folds:
+            raise DataError(
+                "ROIs",
+                f"class {name} has {patients} patient(s); {num_folds} folds need {num_folds} or more of each class",
+                "Add patients, merge or leave out the class, or choose fewer folds (folds.num_folds, at least 2)",
+            )
+    splitter = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
+    fold_of = np.full(len(rows), -1)
+    for fold, (_, test) in enumerate(
+        splitter.split(np.zeros(len(rows)), [row[2] for row in rows], [row[1] for row in rows])
+    ):
+        fold_of[test] = fold
+    lesions = tuple(FoldedLesion(*row, fold=int(fold)) for row, fold in zip(rows, fold_of, strict=True))
+    return Folds(num_folds, seed, lesions)

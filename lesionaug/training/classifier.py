@@ -1,0 +1,262 @@
+"""Training of the classification network (section IV-B.1): mean subtraction, SGD with Nesterov momentum, last epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.nn import functional
+
+from lesionaug.data.files import write_bytes_atomic, write_json_atomic
+from lesionaug.errors import DataError
+from lesionaug.models.cnn import CnnConfig, LesionCnn
+
+Progress = Callable[[int, int, str], None]
+MODEL_SCHEMA = 1
+
+
+class ClassifierConfig(BaseModel):
+    """How the network is trained; the defaults are the paper's (the momentum's value is not printed there).
+
+    Attributes:
+        batch_size: Images per step; the last, smaller batch of an epoch is used too.
+        learning_rate: Of SGD, constant.
+        momentum: Of SGD.
+        nesterov: Nesterov's form of the momentum.
+        epochs: Passes over the training images.
+        steps: Instead of `epochs`, the same number of optimiser steps for every training set, however small (the
+            equal-steps control: 150 epochs are 300 steps for the paper's smallest group and 70,600 for its largest).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    learning_rate: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 0.001
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    nesterov: bool = True
+    epochs: Annotated[int, Field(ge=1)] = 150
+    steps: Annotated[int, Field(ge=1)] | None = None
+
+    def num_steps(self, num_images: int) -> int:
+        """Optimiser steps on a training set of `num_images`."""
+        return self.steps if self.steps is not None else self.epochs * math.ceil(num_images / self.batch_size)
+
+    def num_epochs(self, num_images: int) -> int:
+        """Epochs on a training set of `num_images`; the last is cut short when `steps` says so."""
+        return math.ceil(self.num_steps(num_images) / math.ceil(num_images / self.batch_size))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the training history; loss and accuracy are running values of the epoch, with dropout active."""
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A trained network with the scalar that is subtracted from every image it sees.
+
+    Attributes:
+        model: In evaluation mode, on the device it was trained on.
+        mean: One scalar over the training images.
+        history: One entry per epoch.
+        num_steps: Optimiser steps taken.
+    """
+
+    model: LesionCnn
+    mean: float
+    history: tuple[Epoch, ...]
+    num_steps: int
+
+
+def train_classifier(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    config: ClassifierConfig,
+    *,
+    num_classes: int,
+    cnn: CnnConfig | None = None,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> TrainedClassifier:
+    """Train the network of Fig. 2 on one training set.
+
+    Initial weights, order and dropout come from `seed` alone; the global random state is neither used nor changed. On
+    one machine type the same seed and number of threads give the same bits on the CPU.
+
+    Args:
+        images: [N, 1, S, S] float32 in (0, 1). They are moved to `device` once; there is no loader.
+        labels: [N] int64, 0 .. num_classes - 1.
+        config: Batch size, rate, epochs.
+        num_classes: Outputs of the network.
+        cnn: Sizes of the network; Fig. 2 when None.
+        seed: 0 <= seed < 2**63.
+        device: Where to train.
+        progress: Called as (steps done, steps in all, text) after every step.
+
+    Raises:
+        DataError: Images that are not finite or outside (0, 1), labels out of range.
+        ValueError: Shapes or types.
+    """
+    cnn = cnn or CnnConfig()
+    _check_training_set(images, labels, num_classes, cnn)
+    device = torch.device(device)
+    with _seeded(seed, device):
+        images = images.to(device)
+        labels = labels.to(device)
+        mean = float(images.mean(dtype=torch.float64))
+        model = _channels_last(LesionCnn(cnn, num_classes).to(device)).train()
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov and config.momentum > 0,
+        )
+        order = torch.Generator().manual_seed(seed)
+        total, done, history = config.num_steps(len(images)), 0, []
+        for epoch in range(1, config.num_epochs(len(images)) + 1):
+            seen = 0
+            loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+            correct = torch.zeros((), dtype=torch.int64, device=device)
+            for chosen in torch.split(torch.randperm(len(images), generator=order).to(device), config.batch_size)[
+                : total - done
+            ]:
+                target = labels[chosen]
+                logits = model((images[chosen] - mean).contiguous(memory_format=torch.channels_last))
+                loss = functional.cross_entropy(logits, target)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                done, seen = done + 1, seen + len(chosen)
+                loss_sum += loss.detach() * len(
+                    chosen
+                )  # summed on the device: reading it here would wait for every step
+                correct += (logits.detach().argmax(1) == target).sum()
+                if progress is not None:
+                    progress(done, total, f"epoch {epoch}")
+            history.append(Epoch(epoch, float(loss_sum) / seen, int(correct) / seen))
+    if not math.isfinite(history[-1].loss):
+        raise DataError(
+            "classifier.learning_rate",
+            f"the training loss is no longer finite after {done} steps at rate {config.learning_rate}",
+            "Use a smaller rate",
+        )
+    return TrainedClassifier(model.eval(), mean, tuple(history), done)
+
+
+@torch.no_grad()
+def predict_probabilities(trained: TrainedClassifier, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+    """Class probabilities.
+
+    Args:
+        trained: The network and its mean.
+        images: [N, 1, S, S] float32 in (0, 1), on any device.
+        batch_size: Images at once.
+
+    Returns:
+        [N, classes] float32 on the CPU.
+    """
+    device = next(trained.model.parameters()).device
+    parts = [
+        trained.model((part.to(device) - trained.mean).contiguous(memory_format=torch.channels_last)).softmax(1).cpu()
+        for part in torch.split(images, batch_size)
+    ]
+    return torch.cat(parts) if parts else torch.empty(0, trained.model.num_classes)
+
+
+def save_classifier(trained: TrainedClassifier, folder: Path, classes: tuple[str, ...]) -> None:
+    """Write `model.safetensors` and `model.json` (sizes, classes and the mean to subtract) into an existing folder."""
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
+    write_bytes_atomic(folder / "model.safetensors", save(state))
+    sizes = trained.model.config.model_dump(mode="json")
+    write_json_atomic(
+        folder / "model.json",
+        {"schema": MODEL_SCHEMA, "network": "cnn", "cnn": sizes, "classes": list(classes), "train_mean": trained.mean},
+    )
+
+
+def load_classifier(folder: Path, device: torch.device | str = "cpu") -> tuple[TrainedClassifier, tuple[str, ...]]:
+    """Read what `save_classifier` wrote: the classifier (without history) and its class names.
+
+    Raises:
+        DataError: A missing, unknown or damaged file.
+    """
+    from safetensors.torch import load
+
+    try:
+        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        if described["schema"] != MODEL_SCHEMA or described["network"] != "cnn":
+            raise ValueError(f"schema {described['schema']}, network {described['network']!r}")
+        classes = tuple(described["classes"])
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the initial weights are thrown away; leave the caller's random state alone
+            model = LesionCnn(CnnConfig.model_validate(described["cnn"]), len(classes))
+        model.load_state_dict(load((folder / "model.safetensors").read_bytes()))
+        mean = float(described["train_mean"])
+    except Exception as error:
+        raise DataError(
+            f"models/{folder.name}",
+            f"this is not a readable model ({type(error).__name__}: {error})",
+            "Train it again: delete the folder and run",
+        ) from error
+    model = _channels_last(model.to(torch.device(device)))
+    return TrainedClassifier(model.eval(), mean, (), 0), classes
+
+
+def _check_training_set(images: torch.Tensor, labels: torch.Tensor, num_classes: int, cnn: CnnConfig) -> None:
+    size = cnn.image_size
+    if images.ndim != 4 or images.shape[1:] != (1, size, size) or images.dtype != torch.float32 or len(images) == 0:
+        raise ValueError(
+            f"images must be float32 [N, 1, {size}, {size}] with N > 0, got {images.dtype} {list(images.shape)}"
+        )
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}")
+    low, high = (float(bound) for bound in images.aminmax())  # NaN if any pixel is NaN
+    if not (low >= 0.0 and high <= 1.0):
+        raise DataError(
+            "images", f"pixels must be finite and in (0, 1), got {low} to {high}", "Pass a window to `augment`"
+        )
+    if int(labels.min()) < 0:
+        raise DataError(
+            "labels",
+            f"{int((labels < 0).sum())} of {len(labels)} images have no class",
+            "Give every lesion a class, or leave it out",
+        )
+    if int(labels.max()) >= num_classes:
+        raise DataError(
+            "labels", f"label {int(labels.max())} is not below num_classes = {num_classes}", "Check the class list"
+        )
+
+
+def _channels_last(model: LesionCnn) -> LesionCnn:
+    """Lay the convolutions' weights out as the CPU and the GPU like them: a quarter faster on the CPU."""
+    converted: LesionCnn = nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
+    return converted
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's default generators of the CPU and of `device` inside the block and restore them after it."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be in [0, 2**63), got {seed}")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
