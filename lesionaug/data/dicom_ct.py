@@ -1,0 +1,475 @@
+"""CT slices out of DICOM files, in Hounsfield units: read carefully, or refused with a reason, never guessed.
+
+pydicom's own helpers hand back *stored* values without a word where the rescale tags are missing, accept 'abc' as a pixel
+spacing, and raise a dozen kinds of exception on broken files. Here every number is checked and every failure is a
+`DataError` that names the file, the rule and the fix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lesionaug.data.slices import Plane, Reorientation, Slice, SourceFile, clip_hu, face_left_posterior
+from lesionaug.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
+
+PHANTOM_MANUFACTURER = "lesionaug phantom"
+
+MAX_SIDE = 4096  # pixels; the largest CT matrices are 2048
+MAX_FILE_BYTES = 2 << 30
+MAX_CT_FILE_BYTES = 256 << 20
+
+# Objects that carry slices or margins and that this release does not read: refused by name.
+_NOT_SUPPORTED_YET = {
+    "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced (multi-frame) CT is",
+    "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced (multi-frame) CT is",
+    "1.2.840.10008.5.1.4.1.1.4": "MR images are",
+    "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR is",
+    "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR is",
+    "1.2.840.10008.5.1.4.1.1.128": "PET images are",
+    "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET is",
+    "1.2.840.10008.5.1.4.1.1.20": "nuclear medicine images are",
+    "1.2.840.10008.5.1.4.1.1.6.1": "ultrasound images are",
+    "1.2.840.10008.5.1.4.1.1.3.1": "multi-frame ultrasound is",
+    "1.2.840.10008.5.1.4.1.1.66.5": "surface segmentations are",
+}
+
+# Codecs by transfer syntax: pydicom brings the uncompressed ones and RLE, these plugins the rest.
+_CODEC_PACKAGES = {
+    "1.2.840.10008.1.2.4.57": "python-gdcm",
+    "1.2.840.10008.1.2.4.70": "python-gdcm",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
+}
+_ALWAYS_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 52, 53, 54, 55, 56, 81)}
+_LOSSY_OR_NOT = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+_EXPORT_AGAIN = "Export the file again from its archive, or remove it"
+
+
+@contextlib.contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn whatever a broken file makes a reader raise into one `DataError`; readers' own warnings are silenced."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except DataError:
+            raise
+        except RecursionError as error:
+            raise DataError(where, "sequences are nested deeper than any real file's", _EXPORT_AGAIN) from error
+        except MemoryError as error:
+            raise DataError(where, "the file asks for more memory than there is", _EXPORT_AGAIN) from error
+        except Exception as error:  # pydicom and the codecs raise about a dozen types
+            said = "".join(c if c.isprintable() else " " for c in str(error))[:160].strip()
+            raise DataError(
+                where, f"the file is broken and cannot be read ({type(error).__name__}: {said})", _EXPORT_AGAIN
+            ) from error
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file's first 132 bytes are those of a DICOM file."""
+    return len(head) >= 132 and head[128:132] == b"DICM"
+
+
+def read_dicom(source: SourceFile, *, pixels: bool, where: str | None = None) -> Dataset:
+    """Read a DICOM file into memory; with `pixels` off the pixel data are left out.
+
+    Raises:
+        DataError: When it is no readable DICOM file, is too large, or uses the deflated transfer syntax.
+    """
+    import pydicom
+
+    where = where or source.name
+    with reading(where):
+        if source.path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(where, "a file may have at most 2 GiB", "Split the object")
+        content = source.path.read_bytes()
+        if not is_dicom(content[:132]):
+            what = "is empty" if not content else "lacks the 'DICM' mark at byte 128"
+            raise DataError(where, f"this is no DICOM file: it {what}", _EXPORT_AGAIN)
+        # From memory, so that a length that lies cannot make the reader reserve gigabytes.
+        meta = pydicom.filereader.read_partial(io.BytesIO(content), stop_when=lambda *_: True).file_meta
+        if str(meta.get("TransferSyntaxUID", "")) == _DEFLATED:
+            raise DataError(
+                where,
+                "the deflated transfer syntax is not supported (64 kB can inflate to gigabytes)",
+                "Convert it to Explicit VR Little Endian, for example with dcmtk's dcmconv +te",
+            )
+        dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
+        if not text(dataset, "SOPClassUID"):
+            raise DataError(
+                where, "the file does not state what it is (SOP class UID): it is cut short or was stripped", _EXPORT_AGAIN
+            )
+        return dataset
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """A value as trimmed text, '' where it is absent."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def numbers(dataset: Dataset, keyword: str, count: int, where: str, name: str) -> NDArray[np.float64] | None:
+    """`count` finite numbers, None where the tag is absent or empty.
+
+    Raises:
+        DataError: When it holds anything else.
+    """
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return None
+    values = [value] if isinstance(value, (str, int, float)) else list(value)
+    try:
+        parsed = np.array([float(str(entry)) for entry in values], dtype=np.float64)
+    except ValueError:
+        parsed = np.empty(0)
+    if parsed.shape != (count,) or not bool(np.isfinite(parsed).all()):
+        shown = "\\".join(str(entry) for entry in values)[:60]
+        wanted = "a finite number" if count == 1 else f"{count} finite numbers"
+        raise DataError(where, f"{name} must be {wanted} (with a decimal point), got '{shown}'", "Correct the tag")
+    return parsed
+
+
+def patient_key(patient_id: str) -> str:
+    """How patients are told apart: the id trimmed and casefolded."""
+    return patient_id.strip().casefold()
+
+
+def why_skipped(dataset: Dataset, where: str) -> str | None:
+    """Why a DICOM object is no CT slice and no margin ('localizer', 'dose report', ...), None where it is one.
+
+    Raises:
+        DataError: For what may hold slices or margins but is not supported yet.
+    """
+    sop_class = text(dataset, "SOPClassUID")
+    if sop_class == CT_IMAGE:
+        image_type = [str(part).upper() for part in (dataset.get("ImageType") or [])]
+        if "LOCALIZER" in image_type:
+            return "a localizer, not an axial slice"
+        if "Rows" not in dataset and "Columns" not in dataset and "BitsAllocated" not in dataset:
+            return "a CT object without a picture"
+        return None
+    if sop_class in (RT_STRUCTURE_SET, SEGMENTATION, LABEL_MAP_SEGMENTATION):
+        return None
+    if sop_class in _NOT_SUPPORTED_YET:
+        raise DataError(
+            where,
+            f"{_NOT_SUPPORTED_YET[sop_class]} not supported yet",
+            "Import CT Image Storage, one file a slice, and leave this file out of the folder",
+        )
+    from pydicom.uid import UID
+
+    name = UID(sop_class).name
+    if name == sop_class:
+        raise DataError(where, "the SOP class is none that DICOM knows", _EXPORT_AGAIN)
+    return f"{name}, neither a CT slice nor a margin"
+
+
+def rescale(dataset: Dataset, where: str, frame: int = 0) -> tuple[float, float]:
+    """(slope, intercept) that turn stored values into HU: from the top level, the frame's group, or the shared group.
+
+    Raises:
+        DataError: When they are nowhere, are no finite numbers, or the slope is not above 0.
+    """
+    for place in _rescale_places(dataset, frame):
+        slope = numbers(place, "RescaleSlope", 1, where, "RescaleSlope")
+        intercept = numbers(place, "RescaleIntercept", 1, where, "RescaleIntercept")
+        if slope is not None and intercept is not None:
+            if not 0 < slope[0] < 1e6 or abs(intercept[0]) > 1e6:
+                raise DataError(
+                    where,
+                    f"RescaleSlope must be above 0 and both plausible, got slope {slope[0]:g}, intercept {intercept[0]:g}",
+                    "Correct the tags",
+                )
+            return float(slope[0]), float(intercept[0])
+    if "ModalityLUTSequence" in dataset:
+        raise DataError(where, "a modality look-up table is no Hounsfield scale", "Export the original series")
+    raise DataError(
+        where,
+        "RescaleSlope and RescaleIntercept are missing, so the stored values mean nothing in HU",
+        "Export the original series, with its rescale tags",
+    )
+
+
+def _rescale_places(dataset: Dataset, frame: int) -> Iterator[Dataset]:
+    yield dataset
+    groups = []
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
+    if per_frame and frame < len(per_frame):
+        groups.append(per_frame[frame])
+    shared = dataset.get("SharedFunctionalGroupsSequence")
+    if shared:
+        groups.append(shared[0])
+    for group in groups:
+        transformation = group.get("PixelValueTransformationSequence")
+        if transformation:
+            yield transformation[0]
+
+
+def pixel_spacing_mm(dataset: Dataset, where: str) -> tuple[float, float]:
+    """(s_x, s_y) from PixelSpacing, which DICOM writes as row spacing (y), then column spacing (x).
+
+    Raises:
+        DataError: When it is missing, no two finite numbers, or outside 0.01 .. 20 mm.
+    """
+    spacing = numbers(dataset, "PixelSpacing", 2, where, "PixelSpacing")
+    if spacing is None:
+        raise DataError(where, "PixelSpacing is missing, so lesions have no size", "Export the original series")
+    if not bool(((spacing >= 0.01) & (spacing <= 20)).all()):
+        raise DataError(
+            where,
+            f"PixelSpacing must lie in 0.01 .. 20 mm, got {spacing[0]:g} and {spacing[1]:g}",
+            "Correct the tag",
+        )
+    return float(spacing[1]), float(spacing[0])
+
+
+def stored_plane(dataset: Dataset, spacing_mm: tuple[float, float], where: str) -> Plane | None:
+    """The plane of a picture as stored, None where position or orientation is missing.
+
+    Raises:
+        DataError: When they are no finite numbers, or the directions are no perpendicular unit vectors.
+    """
+    position = numbers(dataset, "ImagePositionPatient", 3, where, "ImagePositionPatient")
+    directions = numbers(dataset, "ImageOrientationPatient", 6, where, "ImageOrientationPatient")
+    if position is None or directions is None:
+        return None
+    return plane_from(position, directions, spacing_mm, where)
+
+
+def plane_from(
+    position: NDArray[np.float64], directions: NDArray[np.float64], spacing_mm: tuple[float, float], where: str
+) -> Plane:
+    """The plane with DICOM's six direction numbers; they are rounded to three digits in some files, so normalise.
+
+    Raises:
+        DataError: When the directions are no perpendicular unit vectors to within 1e-2.
+    """
+    right, down = directions[:3], directions[3:]
+    lengths = np.array([np.linalg.norm(right), np.linalg.norm(down)])
+    if bool((abs(lengths - 1) > 1e-2).any()) or abs(float(right @ down)) > 1e-2:
+        raise DataError(
+            where, "ImageOrientationPatient must be two perpendicular unit vectors", "Export the original series"
+        )
+    return Plane(position, right / lengths[0], down / lengths[1], spacing_mm)
+
+
+@dataclass(frozen=True, eq=False)
+class CtSlice:
+    """A CT slice whose file was read once and found whole; its pixels are read again when a lesion needs them.
+
+    Attributes:
+        source: The file.
+        plane: Where the turned picture lies, None where the file does not say.
+        turn: From the stored to the turned picture.
+        height: Rows as stored.
+        width: Columns as stored.
+        spacing_mm: (s_x, s_y) of the turned picture.
+        step_mm: The smaller of SpacingBetweenSlices and SliceThickness, None where neither is there.
+        sop_uid: SOP instance UID.
+        series_uid: Series instance UID.
+        frame_of_reference: Frame of reference UID, '' where absent.
+        patient: Patient id, trimmed and casefolded.
+        phantom: Whether `lesionaug phantom` made it.
+        notes: Things worth a warning.
+    """
+
+    source: SourceFile
+    plane: Plane | None
+    turn: Reorientation
+    height: int
+    width: int
+    spacing_mm: tuple[float, float]
+    step_mm: float | None
+    sop_uid: str
+    series_uid: str
+    frame_of_reference: str
+    patient: str
+    phantom: bool
+    notes: tuple[str, ...]
+
+    @property
+    def turned_shape(self) -> tuple[int, int]:
+        """(height, width) after turning."""
+        return (self.width, self.height) if self.turn.transpose else (self.height, self.width)
+
+    def load(self) -> Slice:
+        """Read the pixels in HU, turned.
+
+        Raises:
+            DataError: When they cannot be read.
+        """
+        dataset = read_dicom(self.source, pixels=True)
+        with reading(self.source.name):
+            hu = self.turn.apply(hounsfield(dataset, self.source.name))
+        return Slice(self.source, hu, self.spacing_mm, self.phantom)
+
+
+def read_ct_slice(source: SourceFile, dataset: Dataset) -> CtSlice:
+    """Check everything a CT slice needs, decode its pixels once, and keep what margins are matched with.
+
+    Args:
+        source: The file.
+        dataset: Its whole content, from `read_dicom(source, pixels=True)`.
+
+    Raises:
+        DataError: For the first fault found.
+    """
+    where = source.name
+    with reading(where):
+        spacing = pixel_spacing_mm(dataset, where)
+        hounsfield(dataset, where)
+        height, width = int(dataset.Rows), int(dataset.Columns)
+        plane = stored_plane(dataset, spacing, where)
+        turn = Reorientation()
+        notes = []
+        if plane is None:
+            notes.append("position or orientation is missing: only margins in pixels fit, taken as it is stored")
+        else:
+            plane, turn = face_left_posterior(plane, height, width, where)
+            spacing = plane.spacing_mm
+        if text(dataset, "RescaleType").upper() == "US":
+            notes.append("RescaleType is 'US' (unspecified); slope and intercept are taken to give HU")
+        return CtSlice(
+            source=source,
+            plane=plane,
+            turn=turn,
+            height=height,
+            width=width,
+            spacing_mm=spacing,
+            step_mm=_step_mm(dataset, where),
+            sop_uid=text(dataset, "SOPInstanceUID"),
+            series_uid=text(dataset, "SeriesInstanceUID"),
+            frame_of_reference=text(dataset, "FrameOfReferenceUID"),
+            patient=patient_key(text(dataset, "PatientID")),
+            phantom=text(dataset, "Manufacturer") == PHANTOM_MANUFACTURER,
+            notes=tuple(notes),
+        )
+
+
+def _step_mm(dataset: Dataset, where: str) -> float | None:
+    steps = []
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        try:
+            value = numbers(dataset, keyword, 1, where, keyword)
+        except DataError:
+            continue  # not needed for a slice; a margin off its plane is then held to the gap between slices
+        if value is not None and abs(value[0]) > 1e-3:
+            steps.append(abs(float(value[0])))
+    return min(steps, default=None)
+
+
+def hounsfield(dataset: Dataset, where: str) -> NDArray[np.int16] | NDArray[np.float32]:
+    """The picture in HU as stored (not turned), clipped to -1024 .. 3071, which also makes air of any padding value.
+
+    MONOCHROME1 says how to display the values, not what they mean: HU are never inverted.
+
+    Raises:
+        DataError: When the pixels are lossy, coloured, burned in, too large, not decodable or without a HU scale.
+    """
+    _check_pixel_format(dataset, where)
+    rescale_type = text(dataset, "RescaleType").upper()
+    if rescale_type not in ("", "HU", "US", "HU_MOD"):
+        raise DataError(
+            where, f"the rescaled values must be Hounsfield units, RescaleType is '{rescale_type[:16]}'", "Export CT in HU"
+        )
+    slope, intercept = rescale(dataset, where)
+    stored = decode(dataset, where)
+    _check_bits(dataset, stored, where)
+    return clip_hu(stored.astype(np.float64) * slope + intercept)
+
+
+def _check_pixel_format(dataset: Dataset, where: str) -> None:
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelData"):
+        if keyword not in dataset or (keyword != "PixelData" and dataset.get(keyword) is None):
+            raise DataError(where, f"a CT slice needs {keyword}, this one lacks it", _EXPORT_AGAIN)
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
+        raise DataError(where, f"Rows and Columns must be 1 .. {MAX_SIDE}, got {rows} and {columns}", _EXPORT_AGAIN)
+    if len(dataset.PixelData) > MAX_CT_FILE_BYTES:
+        raise DataError(where, "the pixel data of one slice may have at most 256 MiB", _EXPORT_AGAIN)
+    samples, kind = int(dataset.get("SamplesPerPixel") or 1), text(dataset, "PhotometricInterpretation").upper()
+    if samples != 1 or kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise DataError(
+            where, f"a CT slice must be grey (MONOCHROME1 or 2), this one is '{kind[:16]}'", "Export the original series"
+        )
+    frames = text(dataset, "NumberOfFrames")
+    if frames not in ("", "0", "1"):
+        raise DataError(where, "several frames in one CT Image file are not supported", "Export one file a slice")
+    if int(dataset.BitsAllocated) not in (8, 16, 32) or int(dataset.PixelRepresentation) not in (0, 1):
+        raise DataError(
+            where, f"BitsAllocated must be 8, 16 or 32, got {dataset.BitsAllocated}", _EXPORT_AGAIN
+        )
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    flag = text(dataset, "LossyImageCompression")
+    if flag == "01" or syntax in _ALWAYS_LOSSY or (syntax in _LOSSY_OR_NOT and flag != "00"):
+        raise DataError(
+            where,
+            "the picture was compressed with loss, which can move HU by thousands",
+            "Export the series uncompressed or lossless",
+        )
+    if text(dataset, "BurnedInAnnotation").upper() == "YES":
+        raise DataError(where, "text is burned into the picture and may name the patient", "Export the original series")
+
+
+def decode(dataset: Dataset, where: str, frame: int | None = None) -> NDArray[Any]:
+    """The stored values of a picture, or of one frame of it.
+
+    Raises:
+        DataError: When the codec is missing (with the pip line) or the data cannot be decoded.
+    """
+    from pydicom.pixels import get_decoder, pixel_array
+
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise DataError(where, "the file does not state its transfer syntax", _EXPORT_AGAIN)
+    with reading(where):
+        try:
+            decoder = get_decoder(syntax)
+        except NotImplementedError:
+            raise DataError(
+                where, f"pixels in the transfer syntax {syntax.name} are not supported", "Export uncompressed or lossless"
+            ) from None
+        if not decoder.is_available:
+            package = _CODEC_PACKAGES.get(str(syntax), "python-gdcm pylibjpeg pylibjpeg-openjpeg pyjpegls")
+            raise DataError(where, f"no decoder for {syntax.name} is installed", f"pip install {package}")
+        return pixel_array(dataset) if frame is None else pixel_array(dataset, index=frame)
+
+
+def _check_bits(dataset: Dataset, stored: NDArray[Any], where: str) -> None:
+    """Refuse values that their own BitsStored cannot hold: overlay bits or a wrong tag, and no telling which."""
+    bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation) == 1
+    if not 0 < bits <= int(dataset.BitsAllocated) or int(dataset.get("HighBit", bits - 1)) != bits - 1:
+        raise DataError(where, f"BitsStored {bits} does not fit BitsAllocated and HighBit", _EXPORT_AGAIN)
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    if stored.shape != (int(dataset.Rows), int(dataset.Columns)):
+        raise DataError(where, f"the decoded picture is {stored.shape}, not Rows x Columns", _EXPORT_AGAIN)
+    if int(stored.min()) < low or int(stored.max()) > high:
+        raise DataError(
+            where,
+            f"stored values must fit {bits} bits, got {math.trunc(stored.min())} .. {math.trunc(stored.max())}",
+            "Export the series without overlays in the unused bits",
+        )

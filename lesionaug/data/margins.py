@@ -1,0 +1,230 @@
+"""From a drawn margin to the lesion's mask, diameter, centre and the crop a store keeps (design.md section 2).
+
+Points are (x, y) in the corner convention: the origin is the top-left corner of the image and the centre of pixel
+(row i, column j) lies at (j + 0.5, i + 0.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Convention = Literal["pixel_centre", "pixel_edge"]
+
+# Reach of the augmentations around the centre of a lesion of diameter d, in units of d (paper, section II.A): the
+# un-augmented side is 1.4 d, scaling adds at most 0.4 d on either side, and any of it is turned freely.
+_SIDE = 1.4
+_LARGEST_SIDE = _SIDE + 2 * 0.4
+_PATCH_SIZE = 64  # pixels of an output patch; the resampling kernel widens with side / 64
+
+
+def polygons_to_mask(
+    polygons: Sequence[NDArray[np.float64]], height: int, width: int, *, convention: Convention
+) -> NDArray[np.bool_]:
+    """Draw closed polygons into a mask; a pixel belongs to it when its centre lies inside.
+
+    Inside is the even-odd rule over all polygons together, so a polygon within another cuts a hole (XOR), and a
+    keyhole contour works too. A centre exactly on an outline belongs to the polygon when the outline is a left or an
+    upper one (more precisely: an edge spans the rows y_low <= y < y_high, and a crossing at x turns on the pixels whose
+    centre is >= x); two polygons that share an edge therefore share no pixel and leave no gap.
+
+    Args:
+        polygons: Each [n, 2], (x, y); the last point is joined to the first.
+        height: Rows of the mask.
+        width: Columns of the mask.
+        convention: What an integer coordinate means: "pixel_centre" (DICOM patient coordinates, most tables) or
+            "pixel_edge" (this package's own, COCO, LabelMe, DICOM SR).
+
+    Returns:
+        Boolean [height, width]; parts outside the image are left out.
+    """
+    # Every crossing of an edge with a row of pixel centres flips all pixels to its right; cumulating them gives parity.
+    flips = np.zeros((height, width + 1), dtype=np.int64)
+    half = 0.5 if convention == "pixel_centre" else 0.0
+    for polygon in polygons:
+        start = np.asarray(polygon, dtype=np.float64) + half
+        end = np.roll(start, -1, axis=0)
+        downward = (start[:, 1] <= end[:, 1])[:, None]
+        upper, lower = np.where(downward, start, end), np.where(downward, end, start)
+        # Rows i with upper_y <= i + 0.5 < lower_y.
+        first = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)
+        last = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64)
+        count = last - first
+        edge = np.repeat(np.arange(len(start)), count)
+        row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+        (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
+        crossing = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
+        np.add.at(flips, (row, column), 1)
+    inside: NDArray[np.bool_] = np.cumsum(flips, axis=1)[:, :width] % 2 == 1
+    return inside
+
+
+def polygons_reach_outside(
+    polygons: Sequence[NDArray[np.float64]], height: int, width: int, *, convention: Convention
+) -> bool:
+    """Whether any part of the polygons lies outside the image."""
+    half = 0.5 if convention == "pixel_centre" else 0.0
+    points = np.concatenate([np.asarray(polygon, dtype=np.float64) for polygon in polygons]) + half
+    return bool((points < 0).any() or (points[:, 0] > width).any() or (points[:, 1] > height).any())
+
+
+def centre(mask: NDArray[np.bool_]) -> tuple[float, float]:
+    """The middle (x, y) of the mask's bounding box, corner convention.
+
+    Raises:
+        ValueError: For an empty mask.
+    """
+    top, bottom, left, right = bounding_box(mask)
+    return (left + right) / 2, (top + bottom) / 2
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the mask, bottom and right exclusive.
+
+    Raises:
+        ValueError: For an empty mask.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        raise ValueError("the mask is empty: a lesion needs at least one pixel")
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def diameter_px(mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> float:
+    """The lesion diameter d: the largest distance between corner points of mask pixels.
+
+    Args:
+        mask: Boolean [height, width], at least one pixel.
+        spacing_mm: (s_x, s_y); only their ratio matters.
+
+    Returns:
+        d in pixels of size min(s_x, s_y), exact to float64 rounding (the two ends of the largest distance are corners
+        of the convex hull, so only those are compared).
+
+    Raises:
+        ValueError: For an empty mask.
+    """
+    top, bottom, left, right = bounding_box(mask)
+    rows = np.flatnonzero(mask[top:bottom].any(axis=1)) + top
+    window = mask[rows, left:right]
+    first = left + window.argmax(axis=1)
+    last = right - window[:, ::-1].argmax(axis=1)
+    # Only the outermost corners of a row can lie on the hull.
+    corners = {(int(x), int(y)) for i, low, high in zip(rows, first, last, strict=True) for y in (i, i + 1) for x in (low, high)}
+    hull = np.array(_convex_hull(sorted(corners)), dtype=np.float64)
+    smallest = min(spacing_mm)
+    hull *= np.array([spacing_mm[0] / smallest, spacing_mm[1] / smallest])
+    squared = ((hull[:, None, :] - hull[None, :, :]) ** 2).sum(axis=2)
+    return math.sqrt(float(squared.max()))
+
+
+def _convex_hull(points: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The corners of the convex hull of sorted integer points (Andrew's monotone chain, exact in integers)."""
+
+    def half(ordered: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        chain: list[tuple[int, int]] = []
+        for x, y in ordered:
+            while len(chain) >= 2:
+                (ax, ay), (bx, by) = chain[-2], chain[-1]
+                if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0:
+                    break
+                chain.pop()
+            chain.append((x, y))
+        return chain[:-1]
+
+    return half(points) + half(points[::-1])
+
+
+def crop_box(
+    centre_xy: tuple[float, float], diameter: float, spacing_mm: tuple[float, float], height: int, width: int
+) -> tuple[int, int, int, int]:
+    """The part of the slice that a store keeps, so that no augmented patch ever misses a pixel the slice has.
+
+    A square of half-side 1.556 d + 2 max(1, 2.2 d / 64) + 1 pixels of size min(spacing): the reach of the largest
+    turned patch, the support of the cubic kernel at that scale, and one pixel of rounding.
+
+    Args:
+        centre_xy: Centre of the lesion in the slice, corner convention.
+        diameter: d in pixels of size min(spacing).
+        spacing_mm: (s_x, s_y); a coarser axis needs fewer pixels for the same reach.
+        height: Rows of the slice.
+        width: Columns of the slice.
+
+    Returns:
+        (top, bottom, left, right), bottom and right exclusive, clipped to the slice.
+    """
+    half_side = 1.556 * diameter + 2 * max(1.0, _LARGEST_SIDE * diameter / _PATCH_SIZE) + 1
+    smallest = min(spacing_mm)
+    reach_x, reach_y = half_side * smallest / spacing_mm[0], half_side * smallest / spacing_mm[1]
+    x, y = centre_xy
+    return (
+        max(0, math.floor(y - reach_y)),
+        min(height, math.ceil(y + reach_y)),
+        max(0, math.floor(x - reach_x)),
+        min(width, math.ceil(x + reach_x)),
+    )
+
+
+def worst_outside_fraction(
+    centre_xy: tuple[float, float], diameter: float, spacing_mm: tuple[float, float], height: int, width: int
+) -> float:
+    """The largest share of the area of any augmented patch that can lie outside the slice, 0 .. 1.
+
+    The paper's patches are the square of side 1.4 d shifted by up to p = min(4, 0.1 d) along either of its axes, and
+    squares of side up to 2.2 d around the centre, all at any angle. For a centre inside the slice the share of the
+    centred squares grows with their side and that of the shifted ones with the shift towards a corner, so the largest
+    square and the four corner shifts are enough; the angle is searched in whole degrees. The areas are exact.
+
+    Args:
+        centre_xy: Centre of the lesion in the slice, corner convention.
+        diameter: d in pixels of size min(spacing).
+        spacing_mm: (s_x, s_y).
+        height: Rows of the slice.
+        width: Columns of the slice.
+    """
+    smallest = min(spacing_mm)
+    scale_x, scale_y = spacing_mm[0] / smallest, spacing_mm[1] / smallest  # now the pixels are square
+    x, y, right, bottom = centre_xy[0] * scale_x, centre_xy[1] * scale_y, width * scale_x, height * scale_y
+    if min(x, y, right - x, bottom - y) >= _LARGEST_SIDE / 2 * math.sqrt(2) * diameter:
+        return 0.0
+    shift = min(4.0, 0.1 * diameter)
+    patches = [(_LARGEST_SIDE * diameter, 0.0, 0.0)]
+    patches += [(_SIDE * diameter, dx, dy) for dx in (-shift, shift) for dy in (-shift, shift)]
+    worst = 0.0
+    for degrees in range(180):
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        for side, dx, dy in patches:
+            square = [
+                (x + cos * u - sin * v, y + sin * u + cos * v)
+                for u, v in (
+                    (-side / 2 + dx, -side / 2 + dy),
+                    (side / 2 + dx, -side / 2 + dy),
+                    (side / 2 + dx, side / 2 + dy),
+                    (-side / 2 + dx, side / 2 + dy),
+                )
+            ]
+            worst = max(worst, 1.0 - _area_inside(square, right, bottom) / side**2)
+    return min(1.0, max(0.0, worst))
+
+
+def _area_inside(polygon: list[tuple[float, float]], right: float, bottom: float) -> float:
+    """Area of a convex polygon within the rectangle (0, 0) .. (right, bottom): clip at each border, then sum."""
+    for axis, limit, sign in ((0, 0.0, 1.0), (0, right, -1.0), (1, 0.0, 1.0), (1, bottom, -1.0)):
+        clipped: list[tuple[float, float]] = []
+        for index, point in enumerate(polygon):
+            previous = polygon[index - 1]
+            depth, previous_depth = sign * (point[axis] - limit), sign * (previous[axis] - limit)
+            if (depth > 0) != (previous_depth > 0):
+                t = previous_depth / (previous_depth - depth)
+                clipped.append((previous[0] + t * (point[0] - previous[0]), previous[1] + t * (point[1] - previous[1])))
+            if depth > 0:
+                clipped.append(point)
+        polygon = clipped
+        if not polygon:
+            return 0.0
+    return abs(sum(polygon[i - 1][0] * p[1] - p[0] * polygon[i - 1][1] for i, p in enumerate(polygon))) / 2

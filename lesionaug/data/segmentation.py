@@ -1,0 +1,296 @@
+"""Margins out of DICOM segmentations (SEG): binary, fractional and label maps, placed by their own geometry.
+
+References to source images are often missing or wrong in public SEG files, so every frame is placed by its position,
+orientation and spacing, checked against the CT slice here; references only decide between series at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lesionaug.data.dicom_ct import (
+    MAX_SIDE,
+    PHANTOM_MANUFACTURER,
+    CtSlice,
+    decode,
+    numbers,
+    patient_key,
+    plane_from,
+    read_dicom,
+    reading,
+    text,
+)
+from lesionaug.data.slices import (
+    Finding,
+    Margin,
+    MarginOnSlice,
+    MarginRefused,
+    Plane,
+    Reorientation,
+    SourceFile,
+    face_left_posterior,
+)
+from lesionaug.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+# A frame lies on a slice when their planes agree to this in depth, and their grids to this share of a pixel.
+SAME_PLANE_MM = 0.1
+SAME_PIXEL = 0.05
+SAME_DIRECTION = 1e-3  # rad
+SAME_SPACING = 1e-3  # relative
+
+FRACTION = 0.5  # a pixel of a fractional segment belongs from here on
+
+_BACKGROUND = "125040"  # SegmentedPropertyTypeCode (DCM) of a label map's background
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    index: int
+    plane: Plane
+    turn: Reorientation
+    height: int
+    width: int
+    segment: int | None  # None: a label map's frame, which holds all segments
+    source_uids: tuple[str, ...]
+
+
+def read_segmentation(
+    source: SourceFile,
+    slices: Sequence[CtSlice],
+    findings: list[Finding],
+    *,
+    left_out: Callable[[str], bool] = lambda name: False,
+) -> Iterator[Margin]:
+    """The margins of a segmentation object, one for each segment that has a slice here.
+
+    Args:
+        source: The file.
+        slices: Every CT slice of the source.
+        findings: Faults and notes are appended here; a segment at fault is left out, the others go on.
+        left_out: Labels of segments to pass over.
+
+    Raises:
+        DataError: When the file as a whole cannot be read.
+    """
+    where = source.name
+    dataset = read_dicom(source, pixels=True)
+    with reading(where):
+        kind = text(dataset, "SegmentationType").upper()
+        if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
+            raise DataError(where, f"SegmentationType '{kind[:16]}' is not supported", "Export a binary segmentation")
+        patient = patient_key(text(dataset, "PatientID"))
+        segments = {
+            int(segment.SegmentNumber): text(segment, "SegmentLabel")
+            for segment in dataset.get("SegmentSequence") or []
+            if int(segment.SegmentNumber) != 0 and not _is_background(segment)
+        }
+        frames = _frames(dataset, kind, where)
+        frame_of_reference = text(dataset, "FrameOfReferenceUID")
+        series = {text(item, "SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or []}
+        phantom = text(dataset, "Manufacturer") == PHANTOM_MANUFACTURER
+        placed = [s for s in slices if s.plane is not None]
+    for number, label in segments.items():
+        with_label = f"{where} segment {number} '{label}'"
+        if left_out(label):
+            findings.append(Finding("info", with_label, "left out as the label map says", ""))
+            continue
+        try:
+            with reading(with_label):
+                own = [frame for frame in frames if frame.segment in (None, number)]
+                entries, missing = _place(
+                    dataset, kind, number, own, placed, frame_of_reference, series, patient, with_label, findings
+                )
+        except DataError as error:
+            findings.append(Finding("error", with_label, error.rule, error.fix))
+            continue
+        yield Margin(
+            source=source,
+            where=with_label,
+            number=number,
+            key=str(number),
+            name=label,
+            patient=patient,
+            slices=entries,
+            names_its_class=phantom,
+            parts_missing=missing,
+        )
+
+
+def _is_background(segment: Dataset) -> bool:
+    codes = segment.get("SegmentedPropertyTypeCodeSequence") or []
+    return any(text(code, "CodeValue") == _BACKGROUND for code in codes)
+
+
+def _group(dataset: Dataset, index: int, keyword: str) -> Any:
+    """A functional group of a frame: its own, else the shared one; None where neither is there."""
+    for place in (dataset.PerFrameFunctionalGroupsSequence[index], (dataset.SharedFunctionalGroupsSequence or [{}])[0]):
+        found = place.get(keyword)
+        if found:
+            return found[0]
+    return None
+
+
+def _frames(dataset: Dataset, kind: str, where: str) -> list[_Frame]:
+    """Every frame with its turned plane.
+
+    Raises:
+        DataError: When a frame does not say where it lies, or is not axial.
+    """
+    height, width, count = int(dataset.Rows), int(dataset.Columns), int(dataset.NumberOfFrames)
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and 0 < count):
+        raise DataError(where, f"frames must have 1 .. {MAX_SIDE} rows and columns", "Export the segmentation again")
+    if len(dataset.get("PerFrameFunctionalGroupsSequence") or []) != count:
+        raise DataError(where, f"{count} frames are stated but not described", "Export the segmentation again")
+    frames = []
+    for index in range(count):
+        position_of, orientation_of, measures = (
+            _group(dataset, index, keyword)
+            for keyword in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+        )
+        if position_of is None or orientation_of is None or measures is None:
+            raise DataError(
+                where,
+                f"frame {index + 1} lacks its position, orientation or spacing in the patient",
+                "Export the segmentation in patient coordinates",
+            )
+        position = numbers(position_of, "ImagePositionPatient", 3, where, "ImagePositionPatient")
+        directions = numbers(orientation_of, "ImageOrientationPatient", 6, where, "ImageOrientationPatient")
+        spacing = numbers(measures, "PixelSpacing", 2, where, "PixelSpacing")
+        if position is None or directions is None or spacing is None or not bool((spacing > 0).all()):
+            raise DataError(where, f"frame {index + 1} lacks its geometry", "Export the segmentation again")
+        stored = plane_from(position, directions, (float(spacing[1]), float(spacing[0])), where)
+        plane, turn = face_left_posterior(stored, height, width, where)
+        segment = None
+        if kind != "LABELMAP":
+            identification = _group(dataset, index, "SegmentIdentificationSequence")
+            if identification is None:
+                raise DataError(where, f"frame {index + 1} names no segment", "Export the segmentation again")
+            segment = int(identification.ReferencedSegmentNumber)
+        derivations = dataset.PerFrameFunctionalGroupsSequence[index].get("DerivationImageSequence") or []
+        uids = tuple(
+            text(image, "ReferencedSOPInstanceUID")
+            for derivation in derivations
+            for image in derivation.get("SourceImageSequence") or []
+        )
+        frames.append(_Frame(index, plane, turn, height, width, segment, uids))
+    return frames
+
+
+def _place(
+    dataset: Dataset,
+    kind: str,
+    number: int,
+    frames: list[_Frame],
+    slices: Sequence[CtSlice],
+    frame_of_reference: str,
+    series: set[str],
+    patient: str,
+    where: str,
+    findings: list[Finding],
+) -> tuple[list[MarginOnSlice], int]:
+    """The masks of one segment on the slices present, and how many of its frames lie on none."""
+    by_uid = {s.sop_uid: s for s in slices if s.sop_uid}
+    in_frame = [s for s in slices if frame_of_reference and s.frame_of_reference == frame_of_reference]
+    if any(s.series_uid in series for s in in_frame):
+        in_frame = [s for s in in_frame if s.series_uid in series]
+    if not in_frame and not any(uid in by_uid for frame in frames for uid in frame.source_uids):
+        raise MarginRefused(
+            where,
+            "the segmentation matches no CT slice here, neither by frame of reference nor by SOP instance UID",
+            "Put the CT series that it was drawn on into the folder",
+            "no slice of its frame of reference",
+        )
+    masks: dict[CtSlice, NDArray[np.bool_]] = {}
+    missing = 0
+    for frame in frames:
+        named = [by_uid[uid] for uid in frame.source_uids if uid in by_uid]
+        here = [s for s in named if _same_depth(frame, s)] or [s for s in in_frame if _same_depth(frame, s)]
+        if not here:
+            missing += 1
+            continue
+        if len(here) > 1:
+            raise MarginRefused(
+                where,
+                f"a frame lies on {len(here)} CT slices and does not say which it was drawn on",
+                "Keep the one series in the folder that the segmentation belongs to",
+                "several slices at one position",
+            )
+        chosen = here[0]
+        if chosen.patient != patient:
+            raise MarginRefused(
+                where,
+                "the segmentation and the CT slice name different patients",
+                "Correct PatientID, or separate the patients",
+                "patient differs between margin and slice",
+            )
+        left, top = _offset(frame, chosen, where)
+        drawn = frame.turn.apply(_frame_mask(dataset, kind, number, frame.index, where))
+        if not drawn.any():
+            continue
+        mask, clipped = _paste(drawn, left, top, chosen.turned_shape)
+        if clipped:
+            findings.append(
+                Finding("warning", where, f"partly outside slice #{chosen.source.number}; clipped to the picture", "")
+            )
+        masks[chosen] = masks[chosen] | mask if chosen in masks else mask
+    entries = [MarginOnSlice(s, m) for s, m in sorted(masks.items(), key=lambda e: e[0].source.number) if m.any()]
+    return entries, missing
+
+
+def _same_depth(frame: _Frame, chosen: CtSlice) -> bool:
+    assert chosen.plane is not None
+    return abs(float((frame.plane.position - chosen.plane.position) @ chosen.plane.normal)) <= SAME_PLANE_MM
+
+
+def _offset(frame: _Frame, chosen: CtSlice, where: str) -> tuple[int, int]:
+    """(x, y) of the frame's first pixel in the slice, in whole pixels.
+
+    Raises:
+        MarginRefused: When the two grids differ.
+    """
+    plane = chosen.plane
+    assert plane is not None
+    turned = max(float(np.linalg.norm(frame.plane.right - plane.right)), float(np.linalg.norm(frame.plane.down - plane.down)))
+    ratio = np.array(frame.plane.spacing_mm) / np.array(plane.spacing_mm)
+    xy = plane.to_pixels(frame.plane.position[None])[0][0]
+    whole = np.rint(xy)
+    if turned > SAME_DIRECTION or bool((abs(ratio - 1) > SAME_SPACING).any()) or bool((abs(xy - whole) > SAME_PIXEL).any()):
+        raise MarginRefused(
+            where,
+            f"the segmentation's pixel grid is not that of slice #{chosen.source.number} (spacing, turn or a shift of part of a pixel)",
+            "Export it on the grid of the CT series",
+            "pixel grid differs from the slice's",
+        )
+    return int(whole[0]), int(whole[1])
+
+
+def _frame_mask(dataset: Dataset, kind: str, number: int, index: int, where: str) -> NDArray[np.bool_]:
+    """One frame of one segment as stored, bool [Rows, Columns]."""
+    stored = decode(dataset, where, frame=index)
+    if stored.shape != (int(dataset.Rows), int(dataset.Columns)):
+        raise DataError(where, "a decoded frame is not Rows x Columns", "Export the segmentation again")
+    if kind == "LABELMAP":
+        return np.asarray(stored == number)
+    if kind == "FRACTIONAL":
+        return np.asarray(stored >= FRACTION * int(dataset.MaximumFractionalValue))
+    return np.asarray(stored != 0)
+
+
+def _paste(
+    drawn: NDArray[np.bool_], left: int, top: int, shape: tuple[int, int]
+) -> tuple[NDArray[np.bool_], bool]:
+    """The mask on the slice's grid, and whether some of it fell outside."""
+    mask = np.zeros(shape, dtype=np.bool_)
+    rows, columns = np.nonzero(drawn)
+    rows, columns = rows + top, columns + left
+    inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
+    mask[rows[inside], columns[inside]] = True
+    return mask, not bool(inside.all())
