@@ -38,6 +38,11 @@ class PlanConfig(_Frozen):
     n_scale: Count = paper.N_SCALE
     seed: Seed = 0  # of the augmentations and of their nested order; the same for every training seed
 
+    @property
+    def n_augmentations(self) -> int:
+        """Augmentations of one lesion: 480 in the paper."""
+        return self.n_rot * (1 + self.n_flip + self.n_trans + self.n_scale)
+
     def build(self) -> AugmentationPlan:
         """Build the plan itself."""
         from lesionaug.augment.plan import AugmentationPlan

@@ -1,0 +1,354 @@
+"""What a run directory holds, read back and checked: configuration, folds, predictions of every trained model."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lesionaug.data.folds import Folds, load_folds
+from lesionaug.errors import ConfigError, DataError
+from lesionaug.evaluation.classification import ClassificationSummary, confusion_matrix
+from lesionaug.experiment.config import RunConfig, validate_config
+
+RUN_SCHEMA = 1
+TASK_SCHEMA = 1
+ARMS = ("classic",)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions of some lesions, one row each.
+
+    Attributes:
+        classes: Class names.
+        lesion_ids: [n].
+        patient_ids: [n] pseudonyms.
+        folds: [n], the fold each lesion was tested in.
+        labels: [n] int64, true class.
+        predicted: [n] int64, the most probable class.
+        probabilities: [n, classes] float32.
+    """
+
+    classes: tuple[str, ...]
+    lesion_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    folds: tuple[int, ...]
+    labels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32]
+
+    @property
+    def summary(self) -> ClassificationSummary:
+        """Confusion matrix, accuracy, sensitivities and specificities."""
+        confusion = confusion_matrix(self.labels, self.predicted, len(self.classes))
+        return ClassificationSummary.from_confusion(confusion, self.classes)
+
+    def to_csv(self) -> str:
+        """Write predictions.csv; nine digits give back every float32 exactly."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_columns(self.classes))
+        for row, lesion_id in enumerate(self.lesion_ids):
+            writer.writerow(
+                [
+                    lesion_id,
+                    self.patient_ids[row],
+                    self.folds[row],
+                    self.classes[self.labels[row]],
+                    self.classes[self.predicted[row]],
+                    *(format(float(value), ".9g") for value in self.probabilities[row]),
+                ]
+            )
+        return text.getvalue()
+
+    @classmethod
+    def from_csv(cls, text: str, classes: tuple[str, ...]) -> Predictions:
+        """Read what `to_csv` wrote.
+
+        Raises:
+            ValueError: Other columns, an unknown class, a row that does not parse, a prediction that is not the most
+                probable class.
+        """
+        rows = list(csv.reader(io.StringIO(text)))
+        if not rows or rows[0] != _columns(classes):
+            raise ValueError(f"the columns must be {','.join(_columns(classes))}")
+        body = rows[1:]
+        if not body or any(len(row) != len(rows[0]) for row in body):
+            raise ValueError("a row is missing or incomplete")
+        number = {name: index for index, name in enumerate(classes)}
+        try:
+            found = cls(
+                classes=classes,
+                lesion_ids=tuple(row[0] for row in body),
+                patient_ids=tuple(row[1] for row in body),
+                folds=tuple(int(row[2]) for row in body),
+                labels=np.array([number[row[3]] for row in body], dtype=np.int64),
+                predicted=np.array([number[row[4]] for row in body], dtype=np.int64),
+                probabilities=np.array([[float(value) for value in row[5:]] for row in body], dtype=np.float32),
+            )
+        except KeyError as error:
+            raise ValueError(f"unknown class {error}") from error
+        sums = found.probabilities.sum(1)
+        if not (np.isfinite(sums).all() and np.abs(sums - 1).max() < 1e-3):
+            raise ValueError("the probabilities of a row must add up to 1")
+        if (found.probabilities.argmax(1) != found.predicted).any():
+            raise ValueError("a predicted class is not its row's most probable one")
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class TaskResult:
+    """One trained model's predictions of its test fold.
+
+    Attributes:
+        name: Folder below models/.
+        arm: "classic".
+        group_size: Images asked for per fold.
+        per_lesion: Augmentations per lesion.
+        split: The fold it was tested on.
+        seed: Of its training.
+        info: task.json.
+        predictions: One row per lesion of the test fold.
+    """
+
+    name: str
+    arm: str
+    group_size: int
+    per_lesion: int
+    split: int
+    seed: int
+    info: dict[str, Any]
+    predictions: Predictions
+
+    @property
+    def lesion_ids(self) -> tuple[str, ...]:
+        """Lesions of the test fold."""
+        return self.predictions.lesion_ids
+
+    @property
+    def patient_ids(self) -> tuple[str, ...]:
+        """Their patients."""
+        return self.predictions.patient_ids
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Their classes."""
+        return self.predictions.labels
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """Their predicted classes."""
+        return self.predictions.predicted
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """Their class probabilities [n, classes]."""
+        return self.predictions.probabilities
+
+
+@dataclass(frozen=True, eq=False)
+class RunResults:
+    """A run directory.
+
+    Attributes:
+        path: The directory.
+        config: Its resolved configuration.
+        info: run.json.
+        folds: folds.json.
+        tasks: Every committed task, sorted by name.
+    """
+
+    path: Path
+    config: RunConfig
+    info: dict[str, Any]
+    folds: Folds
+    tasks: tuple[TaskResult, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of labels and probabilities."""
+        return tuple(self.info["store"]["classes"])
+
+    @property
+    def kind(self) -> str:
+        """What the pixels are: "phantom", "imported" or "user"."""
+        return str(self.info["kind"])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Training seeds of the run."""
+        return self.config.seeds
+
+    def groups(self, arm: str = "classic") -> tuple[int, ...]:
+        """Group sizes of an arm, ascending, done or not."""
+        _check_arm(arm)
+        return self.config.classic_groups
+
+    def missing(self, arm: str = "classic", group_size: int | None = None, seed: int | None = None) -> tuple[str, ...]:
+        """Names of tasks that are not there yet, of one group and seed or of all."""
+        _check_arm(arm)
+        done = {task.name for task in self.tasks}
+        names = (
+            task_name(arm, size, split, chosen)
+            for chosen in (self.seeds if seed is None else (seed,))
+            for size in (self.groups(arm) if group_size is None else (group_size,))
+            for split in range(self.folds.num_folds)
+        )
+        return tuple(name for name in names if name not in done)
+
+    def complete(self, arm: str = "classic", group_size: int | None = None, seed: int | None = None) -> bool:
+        """Whether every task is there, of one group and seed or of all."""
+        return not self.missing(arm, group_size, seed)
+
+    def pooled(self, arm: str, group_size: int, seed: int) -> Predictions:
+        """Predictions of all test folds of one group and seed: every lesion once, in the order of the folds.
+
+        Raises:
+            ConfigError: No such group or seed in this run, or tasks that are missing, by name.
+        """
+        if group_size not in self.groups(arm) or seed not in self.seeds:
+            raise ConfigError(
+                "run",
+                f"there is no {arm} group {group_size} with seed {seed}",
+                f"This run has groups {list(self.groups(arm))} and seeds {list(self.seeds)}",
+            )
+        missing = self.missing(arm, group_size, seed)
+        if missing:
+            raise ConfigError("run", f"not trained yet: {', '.join(missing)}", "Run `lesionaug run` again; it resumes")
+        wanted = {task_name(arm, group_size, split, seed) for split in range(self.folds.num_folds)}
+        parts = sorted((task for task in self.tasks if task.name in wanted), key=lambda task: task.split)
+        return Predictions(
+            classes=self.classes,
+            lesion_ids=tuple(lesion for part in parts for lesion in part.lesion_ids),
+            patient_ids=tuple(patient for part in parts for patient in part.patient_ids),
+            folds=tuple(part.split for part in parts for _ in part.lesion_ids),
+            labels=np.concatenate([part.labels for part in parts]),
+            predicted=np.concatenate([part.predicted for part in parts]),
+            probabilities=np.concatenate([part.probabilities for part in parts]),
+        )
+
+
+def task_name(arm: str, group_size: int, split: int, seed: int) -> str:
+    """Name a task; also its folder and the source of its random numbers."""
+    return f"cnn-{arm}-{group_size:05d}-split{split}-seed{seed}"
+
+
+def config_sha256(config: RunConfig) -> str:
+    """Hash a configuration, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def load_config(run_dir: Path) -> RunConfig:
+    """Read config.json.
+
+    Raises:
+        DataError: Not a run directory, or not JSON.
+        ConfigError: Keys or values that this version does not know.
+    """
+    return validate_config(_read_json(run_dir, "config.json"), "config.json")
+
+
+def load_info(run_dir: Path) -> dict[str, Any]:
+    """Read run.json.
+
+    Raises:
+        DataError: Not a run directory, not JSON, or written by another version of the format.
+    """
+    info = _read_json(run_dir, "run.json")
+    if info.get("schema") != RUN_SCHEMA:
+        raise DataError(
+            "run.json",
+            f"its schema is {info.get('schema')!r}, this version reads {RUN_SCHEMA}",
+            "Use the matching lesionaug",
+        )
+    try:
+        store = info["store"]
+        well_formed = isinstance(info["kind"], str) and isinstance(store["manifest_sha256"], str)
+        well_formed = well_formed and all(isinstance(name, str) for name in store["classes"])
+    except (KeyError, TypeError):
+        well_formed = False
+    if not well_formed:
+        raise DataError("run.json", "kind or store is missing or damaged", "Start a new run folder")
+    return info
+
+
+def load_run(run_dir: Path | str) -> RunResults:
+    """Read a run, complete or not.
+
+    Raises:
+        DataError: Not a run directory, a damaged file, or predictions that do not fit the folds.
+        ConfigError: A configuration that this version does not know.
+    """
+    path = Path(run_dir)
+    config, info = load_config(path), load_info(path)
+    folds = load_folds(path / "folds.json")
+    expected = {
+        task_name("classic", size, split, seed): (size, split, seed)
+        for size in config.classic_groups
+        for split in range(folds.num_folds)
+        for seed in config.seeds
+    }
+    folders = sorted(folder for folder in (path / "models").glob("[!.]*") if folder.is_dir())
+    tasks = []
+    for folder in folders:
+        if folder.name not in expected:
+            raise DataError(f"models/{folder.name}", "this task does not belong to the run", "Remove the folder")
+        tasks.append(_load_task(folder, *expected[folder.name], config, tuple(info["store"]["classes"]), folds))
+    return RunResults(path, config, info, folds, tuple(tasks))
+
+
+def _load_task(
+    folder: Path, group_size: int, split: int, seed: int, config: RunConfig, classes: tuple[str, ...], folds: Folds
+) -> TaskResult:
+    where, fix = f"models/{folder.name}", "Delete that folder and run again; it is trained anew"
+    info = _read_json(folder, "task.json", where, fix)
+    if info.get("schema") != TASK_SCHEMA:
+        raise DataError(f"{where}/task.json", f"its schema is {info.get('schema')!r}, not {TASK_SCHEMA}", fix)
+    told = (info.get("task"), info.get("group_size"), info.get("split"), info.get("seed"), info.get("config_sha256"))
+    if told != (folder.name, group_size, split, seed, config_sha256(config)):
+        raise DataError(f"{where}/task.json", "it belongs to another task or configuration", fix)
+    per_lesion = info.get("per_lesion")
+    if not isinstance(per_lesion, int):
+        raise DataError(f"{where}/task.json", f"per_lesion must be a count, got {per_lesion!r}", fix)
+    try:
+        predictions = Predictions.from_csv((folder / "predictions.csv").read_text(encoding="utf-8"), classes)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}/predictions.csv", f"it cannot be read ({error})", fix) from error
+    truth = [(lesion.lesion_id, lesion.patient_id, lesion.label) for lesion in folds.lesions if lesion.fold == split]
+    names = [classes[label] for label in predictions.labels]
+    rows = list(zip(predictions.lesion_ids, predictions.patient_ids, names, strict=True))
+    if rows != truth or set(predictions.folds) != {split}:
+        raise DataError(f"{where}/predictions.csv", f"its lesions are not those of fold {split} in folds.json", fix)
+    return TaskResult(folder.name, "classic", group_size, per_lesion, split, seed, info, predictions)
+
+
+def _columns(classes: tuple[str, ...]) -> list[str]:
+    return ["lesion_id", "patient_id", "fold", "label", "predicted", *(f"p_{name}" for name in classes)]
+
+
+def _check_arm(arm: str) -> None:
+    if arm not in ARMS:
+        raise ConfigError("arm", f"there is no arm {arm!r}", f"Choose one of {', '.join(ARMS)}")
+
+
+def _read_json(
+    folder: Path, name: str, where: str = "", fix: str = "Give the folder that `lesionaug run` wrote"
+) -> dict[str, Any]:
+    place = f"{where}/{name}" if where else name
+    try:
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(where or f"{folder.name}", f"there is no {name} in it", fix) from error
+    except (OSError, ValueError) as error:
+        raise DataError(place, f"it cannot be read ({error})", fix) from error
+    if not isinstance(value, dict):
+        raise DataError(place, "it does not hold a JSON object", fix)
+    return value

@@ -1,0 +1,297 @@
+"""`lesionaug run`: the classic half of the protocol (section IV-B), resumable per trained model."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lesionaug.data.files import write_json_atomic
+from lesionaug.data.folds import Folds, load_folds, make_folds
+from lesionaug.data.rois import RoiBatch
+from lesionaug.data.store import load_rois, manifest_sha256
+from lesionaug.errors import ConfigError, DataError, EnvironmentProblem
+from lesionaug.experiment.config import RunConfig, difference, preset
+from lesionaug.experiment.results import RUN_SCHEMA, load_config, load_info
+from lesionaug.experiment.task import Task, TaskRunner, committed, describe, plan_tasks, versions
+from lesionaug.experiment.workers import run_in_processes
+from lesionaug.training.classifier import Progress
+
+STAGES = ("folds", "classic")
+_OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "models", "report", "report.html"})
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a call of `run_experiment` found and did.
+
+    Attributes:
+        config: The resolved configuration.
+        kind: "phantom", "imported" or "user".
+        folds: Of the run.
+        tasks: Every task of the run.
+        done_before: Names of those that were committed before the call.
+        trained: Names of those that it trained.
+    """
+
+    config: RunConfig
+    kind: str
+    folds: Folds
+    tasks: tuple[Task, ...]
+    done_before: tuple[str, ...]
+    trained: tuple[str, ...]
+
+
+def run_experiment(
+    store_path: str | os.PathLike[str],
+    run_dir: str | os.PathLike[str],
+    config: RunConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    only: str | None = None,
+    dry_run: bool = False,
+    workers: int | None = None,
+    command: str = "run",
+) -> RunOutcome:
+    """Run the experiment, or what is missing of it.
+
+    Every trained model is committed by a rename, so a killed run loses at most the models in training; the same call
+    again resumes. Which worker trains what, and when, changes no bit of the result.
+
+    On the CPU tasks run in spawned processes, so a script that calls this needs `if __name__ == "__main__":`, as with
+    every use of multiprocessing; `workers=1` trains in this process.
+
+    Args:
+        store_path: ROI store with a class for every lesion.
+        run_dir: The run's folder; made if missing.
+        config: What to run; None resumes with the folder's own configuration (`quick` for a new folder).
+        progress: Called as (optimiser steps done, in all, text).
+        only: A stage, "folds" or "classic"; None is all.
+        dry_run: Plan and check only, write nothing.
+        workers: Processes on the CPU; None is one per core that `threads_per_task` leaves.
+        command: How the run was asked for, without paths; saved in run.json.
+
+    Raises:
+        ConfigError: Changed configuration or store, unknown stage, a folder in use or not a run's.
+        DataError: A store that cannot be trained on.
+        EnvironmentProblem: No such device.
+        TaskFailed: A task failed; committed ones stay.
+    """
+    store_path, run_dir = Path(store_path), Path(run_dir)
+    if only is not None and only not in STAGES:
+        raise ConfigError("--only", f"there is no stage {only!r}", f"Choose one of {', '.join(STAGES)}")
+    if workers is not None and workers < 1:
+        raise ConfigError("--workers", f"at least one is needed, got {workers}", "Leave it out for one per core")
+    store_hash = manifest_sha256(store_path)
+    rois = load_rois(store_path)
+    if dry_run:
+        config, folds = _settle(run_dir, config, rois, store_hash)
+        return _outcome(run_dir, config, rois, folds, plan_tasks(config, folds), ())
+    _check_folder(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(run_dir):
+        config, folds = _settle(run_dir, config, rois, store_hash)
+        tasks = plan_tasks(config, folds)
+        _remove_leftovers(run_dir)
+        if not (run_dir / "config.json").exists():
+            folds.save(run_dir / "folds.json")
+            write_json_atomic(run_dir / "run.json", _describe_run(rois, store_hash, config, command))
+            write_json_atomic(
+                run_dir / "config.json", config.model_dump(mode="json")
+            )  # last: it marks the rest as whole
+        (run_dir / "models").mkdir(exist_ok=True)
+        outcome = _outcome(run_dir, config, rois, folds, tasks, ())
+        missing = [] if only == "folds" else [task for task in tasks if task.name not in outcome.done_before]
+        _train(missing, config, rois, folds, store_path, run_dir, progress, workers)
+        return _outcome(run_dir, config, rois, folds, tasks, tuple(task.name for task in missing), outcome.done_before)
+
+
+def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash: str) -> tuple[RunConfig, Folds]:
+    """Bring the wanted configuration and the folder's own together, and get the folds.
+
+    Raises:
+        ConfigError: They differ, or the folder was begun on another store.
+    """
+    if not (run_dir / "config.json").exists():
+        config = config or preset("quick")
+        config = config.model_copy(update={"device": _resolve_device(config.device)})
+        return config, make_folds(rois, config.folds.num_folds, config.folds.seed)
+    saved = load_config(run_dir)
+    if config is not None:
+        if config.device == "auto":
+            config = config.model_copy(update={"device": saved.device})
+        changed = difference(saved, config)
+        if changed:
+            raise ConfigError(
+                run_dir.name,
+                "this run was begun with another configuration:\n  " + "\n  ".join(changed) + "\n",
+                "Repeat the old options to resume, or name a new run folder",
+            )
+    _resolve_device(saved.device)
+    begun_on = load_info(run_dir)["store"]["manifest_sha256"]
+    if begun_on != store_hash:
+        raise ConfigError(
+            run_dir.name,
+            f"this run was begun on another ROI store (manifest {begun_on[:12]}, now {store_hash[:12]})",
+            "Give that store, or name a new run folder",
+        )
+    folds = load_folds(run_dir / "folds.json")
+    names = [rois.classes[label] if label >= 0 else "" for label in rois.labels.tolist()]
+    in_store = sorted(zip(rois.lesion_ids, rois.patient_ids, names, strict=True))
+    if in_store != [(lesion.lesion_id, lesion.patient_id, lesion.label) for lesion in folds.lesions]:
+        raise DataError("folds.json", "its lesions are not those of the store", "Name a new run folder")
+    return saved, folds
+
+
+def _train(
+    tasks: Sequence[Task],
+    config: RunConfig,
+    rois: RoiBatch,
+    folds: Folds,
+    store_path: Path,
+    run_dir: Path,
+    progress: Progress | None,
+    workers: int | None,
+) -> None:
+    if not tasks:
+        return
+    longest_first = sorted(tasks, key=lambda task: (-task.num_steps, -task.num_images, task.name))
+    total = sum(task.num_steps for task in tasks)
+    steps: dict[str, int] = {}
+
+    def on_step(task: Task, done: int, text: str) -> None:
+        steps[task.name] = done
+        if progress is not None:
+            progress(sum(steps.values()), total, f"{describe(task)}, {text}")
+
+    num_workers = workers or max(1, _cores() // config.threads_per_task)
+    num_workers = min(num_workers, len(tasks))
+    if config.device == "cpu" and num_workers > 1:
+        run_in_processes(
+            longest_first, num_workers, store_path, run_dir, on_step, lambda task: on_step(task, task.num_steps, "done")
+        )
+        return
+    with _threads(config.threads_per_task):
+        runner = TaskRunner(rois, folds, config, run_dir)
+        for task in longest_first:
+            runner.run(task, _step_of(task, on_step))
+
+
+def _step_of(task: Task, on_step: Callable[[Task, int, str], None]) -> Progress:
+    return lambda done, _, text: on_step(task, done, text)
+
+
+def _outcome(
+    run_dir: Path,
+    config: RunConfig,
+    rois: RoiBatch,
+    folds: Folds,
+    tasks: tuple[Task, ...],
+    trained: tuple[str, ...],
+    done_before: tuple[str, ...] | None = None,
+) -> RunOutcome:
+    if done_before is None:
+        done_before = tuple(task.name for task in tasks if committed(run_dir, task))
+    return RunOutcome(config, rois.kind, folds, tasks, done_before, trained)
+
+
+def _describe_run(rois: RoiBatch, store_hash: str, config: RunConfig, command: str) -> dict[str, Any]:
+    counts = Counter(rois.classes[label] for label in rois.labels.tolist())
+    return {
+        "schema": RUN_SCHEMA,
+        "kind": rois.kind,
+        "store": {
+            "manifest_sha256": store_hash,
+            "num_lesions": len(rois),
+            "num_patients": len(set(rois.patient_ids)),
+            "classes": list(rois.classes),
+            "class_counts": {name: counts[name] for name in rois.classes},
+        },
+        "versions": versions(),
+        "machine": {"cpu": _cpu_model(), "cores": _cores(), "device": _device_name(config.device)},
+        "command": command,
+    }
+
+
+def _resolve_device(device: str) -> str:
+    has_cuda = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    if device == "cuda" and not has_cuda:
+        raise EnvironmentProblem("--device", "torch finds no CUDA device here", "Use --device cpu in a new run folder")
+    return device
+
+
+def _device_name(device: str) -> str:
+    return str(torch.cuda.get_device_name()) if device == "cuda" else "cpu"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "unknown"
+
+
+def _check_folder(run_dir: Path) -> None:
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(run_dir.name, "this is a file", "Name a folder for the run")
+    if not run_dir.exists() or (run_dir / "config.json").exists():
+        return
+    foreign = sorted(
+        entry.name for entry in run_dir.iterdir() if entry.name not in _OURS and not _is_leftover(entry.name)
+    )
+    if foreign:
+        raise ConfigError(
+            run_dir.name, f"this folder is no run, it holds {foreign[0]}", "Name a new or an empty folder"
+        )
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _remove_leftovers(run_dir: Path) -> None:
+    """Remove what killed runs left half-written; only under the lock, when nobody is writing."""
+    for folder in (run_dir, run_dir / "models"):
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if _is_leftover(entry.name):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+@contextlib.contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system lets go of the lock when the process ends, however it ends."""
+    with (run_dir / ".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                run_dir.name,
+                "another process is running in this folder",
+                "Wait for it, stop it, or name another folder",
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,215 @@
+"""One task of a run: train one classifier on one group of one split, and predict its test fold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lesionaug.data.files import commit_directory, write_json_atomic, write_text_atomic
+from lesionaug.data.folds import Folds, load_folds
+from lesionaug.data.rois import RoiBatch
+from lesionaug.data.store import load_rois
+from lesionaug.errors import DataError
+from lesionaug.experiment.config import RunConfig
+from lesionaug.experiment.groups import ClassicPool, build_pool, classic_groups
+from lesionaug.experiment.results import TASK_SCHEMA, Predictions, config_sha256, load_config, task_name
+from lesionaug.training.classifier import Progress, predict_probabilities, save_classifier, train_classifier
+
+
+@dataclass(frozen=True)
+class Task:
+    """One trained model: a classic group of Fig. 8, a split and a seed."""
+
+    group_size: int
+    per_lesion: int
+    split: int
+    seed: int
+    num_images: int
+    num_steps: int
+
+    @property
+    def name(self) -> str:
+        """The folder below models/."""
+        return task_name("classic", self.group_size, self.split, self.seed)
+
+
+def plan_tasks(config: RunConfig, folds: Folds) -> tuple[Task, ...]:
+    """List every model of a run, in the order of seeds, groups and splits.
+
+    Raises:
+        ConfigError: Group sizes that cannot be told apart with this many lesions.
+    """
+    groups = classic_groups(
+        config.classic_groups, config.folds.num_folds, len(folds.lesions), config.plan.n_augmentations
+    )
+    tasks = []
+    for seed in config.seeds:
+        for group in groups:
+            for split in range(folds.num_folds):
+                images = len(folds.train_ids(split)) * (1 + group.per_lesion)
+                steps = config.classifier.num_steps(images)
+                tasks.append(Task(group.size, group.per_lesion, split, seed, images, steps))
+    return tuple(tasks)
+
+
+def derive_seed(name: str) -> int:
+    """Make a seed from a task's name, so that neither schedule nor neighbours matter: 63 bits of its BLAKE2b hash."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that a number can depend on."""
+    names = ("lesionaug", "numpy", "scikit-learn", "torch")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # a checkout that is on the path without being installed
+            import lesionaug
+
+            found[name] = lesionaug.__version__ if name == "lesionaug" else "unknown"
+    return found
+
+
+class TaskRunner:
+    """Trains tasks one after another; keeps the augmented images of the split it worked on last.
+
+    Args:
+        rois: Every lesion of the store.
+        folds: Of the run.
+        config: Of the run, with its device resolved.
+        run_dir: Where models/ is.
+    """
+
+    def __init__(self, rois: RoiBatch, folds: Folds, config: RunConfig, run_dir: Path) -> None:
+        self._rois = rois.to(config.device)
+        self._folds = folds
+        self._config = config
+        self._models = run_dir / "models"
+        self._row = {lesion_id: row for row, lesion_id in enumerate(rois.lesion_ids)}
+        self._pool: ClassicPool | None = None
+        self._pool_split = -1
+
+    @classmethod
+    def open(cls, store_path: Path, run_dir: Path) -> TaskRunner:
+        """Take everything from disk, as a worker process does, and set this process's number of threads."""
+        config = load_config(run_dir)
+        torch.set_num_threads(config.threads_per_task)
+        return cls(load_rois(store_path), load_folds(run_dir / "folds.json"), config, run_dir)
+
+    def run(
+        self, task: Task, progress: Progress | None = None, before_commit: Callable[[], None] | None = None
+    ) -> None:
+        """Train, predict and commit one task.
+
+        Args:
+            task: What to train.
+            progress: Called as (steps done, steps in all, text).
+            before_commit: Called when all is ready; what it raises prevents the commit.
+
+        Raises:
+            DataError: A patient of the test fold is among the training lesions.
+        """
+        started = time.monotonic()
+        config, split = self._config, task.split
+        test = self._select(self._folds.test_ids(split))
+        images, labels, train_patients = self._training_set(task)
+        check_no_leak(train_patients, test.patient_ids, split)
+        trained = train_classifier(
+            images,
+            labels,
+            config.classifier,
+            num_classes=len(self._rois.classes),
+            cnn=config.cnn,
+            seed=derive_seed(task.name),
+            device=config.device,
+            progress=progress,
+        )
+        probabilities = predict_probabilities(trained, self._build_pool(test, 0).group(0)[0])
+        predictions = Predictions(
+            classes=self._rois.classes,
+            lesion_ids=test.lesion_ids,
+            patient_ids=test.patient_ids,
+            folds=(split,) * len(test),
+            labels=test.labels.cpu().numpy(),
+            predicted=probabilities.argmax(1).numpy(),
+            probabilities=probabilities.numpy(),
+        )
+        num_train = len(train_patients)
+        described: dict[str, Any] = {
+            "schema": TASK_SCHEMA,
+            "task": task.name,
+            "arm": "classic",
+            "group_size": task.group_size,
+            "per_lesion": task.per_lesion,
+            "num_train_lesions": num_train,
+            "num_train_images": len(images),
+            "actual_added_per_fold": round(task.per_lesion * num_train / (self._folds.num_folds - 1), 1),
+            "split": split,
+            "seed": task.seed,
+            "config_sha256": config_sha256(config),
+            "epochs": len(trained.history),
+            "steps": trained.num_steps,
+            "train_mean": trained.mean,
+            "num_parameters": trained.model.num_parameters,
+            "device": config.device,
+            "threads": config.threads_per_task,
+            "versions": versions(),
+        }
+        history = "".join(f"{line.epoch},{line.loss:.6f},{line.train_accuracy:.6f}\n" for line in trained.history)
+        if before_commit is not None:
+            before_commit()
+        with commit_directory(self._models / task.name) as folder:
+            save_classifier(trained, folder, self._rois.classes)
+            write_text_atomic(folder / "predictions.csv", predictions.to_csv())
+            write_text_atomic(folder / "history.csv", "epoch,loss,train_accuracy\n" + history)
+            write_json_atomic(folder / "task.json", {**described, "seconds": round(time.monotonic() - started, 3)})
+
+    def _training_set(self, task: Task) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
+        train = self._select(self._folds.train_ids(task.split))
+        if self._pool is None or self._pool_split != task.split or self._pool.per_lesion < task.per_lesion:
+            self._pool = None  # free the old one before the new one is made: 490 MB at the paper's largest group
+            self._pool, self._pool_split = self._build_pool(train, task.per_lesion), task.split
+        return *self._pool.group(task.per_lesion), train.patient_ids
+
+    def _build_pool(self, rois: RoiBatch, per_lesion: int) -> ClassicPool:
+        config = self._config
+        return build_pool(rois, per_lesion, size=config.cnn.image_size, plan=config.plan, image=config.image)
+
+    def _select(self, lesion_ids: tuple[str, ...]) -> RoiBatch:
+        return self._rois[[self._row[lesion_id] for lesion_id in lesion_ids]]
+
+
+def check_no_leak(train_patients: tuple[str, ...], test_patients: tuple[str, ...], split: int) -> None:
+    """Refuse a split that would test a patient it has trained on.
+
+    Raises:
+        DataError: Naming one such patient.
+    """
+    both = sorted(set(train_patients) & set(test_patients))
+    if both:
+        raise DataError(
+            "folds.json",
+            f"split {split} would train on {len(both)} patient(s) of its test fold, for one {both[0]}",
+            "Start a new run folder; folds must not be edited",
+        )
+
+
+def describe(task: Task) -> str:
+    """Name a task for people."""
+    return f"group {task.group_size}, split {task.split}, seed {task.seed}"
+
+
+def committed(run_dir: Path, task: Task) -> bool:
+    """Whether a task's folder is there; it is renamed into place only when complete."""
+    path = run_dir / "models" / task.name / "task.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("task") == task.name
