@@ -59,15 +59,36 @@ ResampleArgs resample_args(uintptr_t pixels, int pixel_dtype, uintptr_t offsets,
   return args;
 }
 
-PlanArgs plan_args(uint64_t seed, int64_t num_rois, int64_t num_indices, uintptr_t lesion_keys, uintptr_t diameters,
-                   uintptr_t indices, bool indices_per_roi, int n_rot, int n_flip, int n_trans, int n_scale,
-                   double max_angle, double base_side, double shift_fraction, double max_shift, double scale_low,
-                   double scale_span, uintptr_t roi, uintptr_t angle, uintptr_t flip, uintptr_t shift, uintptr_t side) {
-  return {seed,      num_rois,        num_indices,      at<int64_t>(lesion_keys), at<float>(diameters),
-          at<int64_t>(indices),       indices_per_roi,  n_rot,                    n_flip,
-          n_trans,   n_scale,         max_angle,        base_side,                shift_fraction,
-          max_shift, scale_low,       scale_span,       at<int64_t>(roi),         at<float>(angle),
-          at<uint8_t>(flip),          at<float>(shift), at<float>(side)};
+PlanArgs plan_args(uint64_t seed, int64_t num_rows, int64_t num_indices, uintptr_t lesion_keys, uintptr_t diameters,
+                   uintptr_t lesions, uintptr_t indices, bool index_per_row, int n_rot, int n_flip, int n_trans,
+                   int n_scale, double max_angle, double base_side, double shift_fraction, double max_shift,
+                   double scale_low, double scale_span, uintptr_t roi, uintptr_t angle, uintptr_t flip,
+                   uintptr_t shift, uintptr_t side) {
+  PlanArgs args{};
+  args.seed = seed;
+  args.num_rows = num_rows;
+  args.num_indices = num_indices;
+  args.lesion_keys = at<int64_t>(lesion_keys);
+  args.diameters = at<float>(diameters);
+  args.lesions = at<int64_t>(lesions);
+  args.indices = at<int64_t>(indices);
+  args.index_per_row = index_per_row;
+  args.n_rot = n_rot;
+  args.n_flip = n_flip;
+  args.n_trans = n_trans;
+  args.n_scale = n_scale;
+  args.max_angle = max_angle;
+  args.base_side = base_side;
+  args.shift_fraction = shift_fraction;
+  args.max_shift = max_shift;
+  args.scale_low = scale_low;
+  args.scale_span = scale_span;
+  args.roi = at<int64_t>(roi);
+  args.angle = at<float>(angle);
+  args.flip = at<uint8_t>(flip);
+  args.shift = at<float>(shift);
+  args.side = at<float>(side);
+  return args;
 }
 
 using Released = py::call_guard<py::gil_scoped_release>;
@@ -77,14 +98,15 @@ using Released = py::call_guard<py::gil_scoped_release>;
 PYBIND11_MODULE(LESIONAUG_MODULE, m) {
   m.doc() = "Native kernels of lesionaug; private, use the functions of the package.";
 
-  py::class_<ResampleArgs>(m, "ResampleArgs")
+  // module_local: the tests load an emulated twin of this module beside it.
+  py::class_<ResampleArgs>(m, "ResampleArgs", py::module_local())
       .def(py::init(&resample_args), py::kw_only(), "pixels"_a, "pixel_dtype"_a, "offsets"_a, "sizes"_a,
            "num_images"_a, "channels"_a, "height"_a, "width"_a, "num_patches"_a, "image_index"_a, "flip"_a, "matrix"_a,
            "matrix_is_double"_a, "centers"_a, "spacing"_a, "angle"_a, "shift"_a, "side"_a, "size"_a, "antialias"_a,
            "border"_a, "a"_a, "fill"_a, "window"_a, "out_range"_a, "out"_a, "out_dtype"_a);
-  py::class_<PlanArgs>(m, "PlanArgs")
-      .def(py::init(&plan_args), py::kw_only(), "seed"_a, "num_rois"_a, "num_indices"_a, "lesion_keys"_a, "diameters"_a,
-           "indices"_a, "indices_per_roi"_a, "n_rot"_a, "n_flip"_a, "n_trans"_a, "n_scale"_a, "max_angle"_a,
+  py::class_<PlanArgs>(m, "PlanArgs", py::module_local())
+      .def(py::init(&plan_args), py::kw_only(), "seed"_a, "num_rows"_a, "num_indices"_a, "lesion_keys"_a, "diameters"_a,
+           "lesions"_a, "indices"_a, "index_per_row"_a, "n_rot"_a, "n_flip"_a, "n_trans"_a, "n_scale"_a, "max_angle"_a,
            "base_side"_a, "shift_fraction"_a, "max_shift"_a, "scale_low"_a, "scale_span"_a, "roi"_a, "angle"_a,
            "flip"_a, "shift"_a, "side"_a);
 

@@ -36,26 +36,26 @@ LA_HD double add(double x, double y) { return x + y; }
 
 struct PlanArgs {
   uint64_t seed;
-  int64_t num_rois, num_indices;
+  int64_t num_rows, num_indices;
   const int64_t* lesion_keys;  // [num_rois]
   const float* diameters;      // [num_rois], pixels
-  const int64_t* indices;      // [num_indices] for every lesion, or [num_rois, num_indices], or null: 0, 1, 2, ...
-  int32_t indices_per_roi;     // 1: `indices` is [num_rois, num_indices]
+  const int64_t* lesions;      // [num_rows], the lesion of each row, or null: num_indices rows for each, in order
+  const int64_t* indices;      // augmentation index: [num_indices] for every lesion, or [num_rows], or null: 0, 1, ...
+  int32_t index_per_row;       // 1: `indices` is [num_rows]
   int32_t n_rot, n_flip, n_trans, n_scale;
   double max_angle, base_side, shift_fraction, max_shift, scale_low, scale_span;
-  // One row per (lesion, index), lesion-major.
+  // Results, [num_rows].
   int64_t* roi;
   float* angle;
   uint8_t* flip;
-  float* shift;  // [rows, 2]
+  float* shift;  // [num_rows, 2]
   float* side;
 };
 
 LA_HD void sample_row(const PlanArgs& args, int64_t row) {
-  const int64_t lesion = row / args.num_indices, position = row % args.num_indices;
-  const int64_t k = !args.indices           ? position
-                    : args.indices_per_roi ? args.indices[row]
-                                           : args.indices[position];
+  const int64_t lesion = args.lesions ? args.lesions[row] : row / args.num_indices;
+  const int64_t position = row % args.num_indices;
+  const int64_t k = !args.indices ? position : args.indices[args.index_per_row ? row : position];
   const int64_t variants = 1 + args.n_flip + args.n_trans + args.n_scale;
   const uint64_t key = uint64_t(args.lesion_keys[lesion]);
   const double d = args.diameters[lesion];

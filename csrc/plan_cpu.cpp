@@ -4,7 +4,7 @@
 namespace lesionaug {
 
 void sample_plan_cpu(const PlanArgs& args) {
-  for (int64_t row = 0; row < args.num_rois * args.num_indices; ++row) sample_row(args, row);
+  for (int64_t row = 0; row < args.num_rows; ++row) sample_row(args, row);
 }
 
 void philox_cpu(uint64_t seed, const int64_t* counters, int64_t* words, int64_t count) {

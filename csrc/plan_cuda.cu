@@ -9,7 +9,7 @@ constexpr int kRowsPerBlock = 256;
 
 __global__ void sample_plan_kernel(const PlanArgs args) {
   const int64_t row = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (row < args.num_rois * args.num_indices) sample_row(args, row);
+  if (row < args.num_rows) sample_row(args, row);
 }
 
 __global__ void philox_kernel(uint64_t seed, const int64_t* counters, int64_t* words, int64_t count) {
@@ -20,8 +20,8 @@ __global__ void philox_kernel(uint64_t seed, const int64_t* counters, int64_t* w
 }  // namespace
 
 void sample_plan_cuda(const PlanArgs& args, void* stream) {
-  const int64_t rows = args.num_rois * args.num_indices;
-  launch("sample_plan", sample_plan_kernel, (rows + kRowsPerBlock - 1) / kRowsPerBlock, kRowsPerBlock, stream, args);
+  launch("sample_plan", sample_plan_kernel, (args.num_rows + kRowsPerBlock - 1) / kRowsPerBlock, kRowsPerBlock, stream,
+         args);
 }
 
 void philox_cuda(uint64_t seed, const int64_t* counters, int64_t* words, int64_t count, void* stream) {

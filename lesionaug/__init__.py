@@ -6,6 +6,8 @@ Names are loaded on first use, so that `import lesionaug` and `lesionaug --help`
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from lesionaug.augment.resample import resample
     from lesionaug.data.rois import RoiBatch
     from lesionaug.data.store import load_rois
-    from lesionaug.doctor import doctor
+    from lesionaug.environment import doctor
 
 __version__ = "0.1.0"
 
@@ -25,7 +27,7 @@ _HOME = {
     "AugmentedBatches": "lesionaug.augment.batches",
     "RoiBatch": "lesionaug.data.rois",
     "augment": "lesionaug.augment.execute",
-    "doctor": "lesionaug.doctor",
+    "doctor": "lesionaug.environment",
     "load_rois": "lesionaug.data.store",
     "originals": "lesionaug.augment.plan",
     "resample": "lesionaug.augment.resample",
@@ -49,9 +51,20 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'lesionaug' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value  # also wins over the submodule of the same name that the import has just bound
+    globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """`lesionaug.augment` is the function, whatever was imported first; its room is reached by `from lesionaug.augment...`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name == "augment" and isinstance(value, ModuleType)):  # what importing the folder would bind
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

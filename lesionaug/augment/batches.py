@@ -1,0 +1,116 @@
+"""Endless augmented batches for a training loop, made on the ROIs' device, without workers (design.md section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lesionaug.augment.execute import augment
+from lesionaug.augment.philox import check_seed, philox
+from lesionaug.augment.plan import AugmentationPlan
+from lesionaug.data.rois import RoiBatch
+
+EPOCH_WORD = 0xFFFFFFFE  # in place of a lesion's key: these words order an epoch
+
+
+class AugmentedBatches:
+    """Every lesion's every augmentation once an epoch, shuffled, augmented as they are asked for.
+
+        batches = la.AugmentedBatches(rois, plan, batch_size=64, seed=0, window=(-160, 240))
+        for x, label in itertools.islice(batches, 10 * len(batches)):
+            ...
+
+    The order of epoch e is that of Philox word 0 of the counters (i, e, 0xFFFFFFFE, 0), where i = lesion x len(plan) +
+    augmentation; batches run across the ends of epochs, so every batch is full and batch b is the same however it was
+    reached.
+
+    Args:
+        rois: n lesions, on any device.
+        plan: The augmentations; an epoch has n x len(plan) patches.
+        batch_size: Patches per batch.
+        seed: 0 .. 2^64 - 1, for the order and the parameters.
+        **options: Passed on to `lesionaug.augment`: size, window, out_range, dtype, a, antialias, border, fill.
+
+    Yields:
+        x [batch_size, 1, size, size] and label int64 [batch_size], on the ROIs' device.
+    """
+
+    def __init__(
+        self, rois: RoiBatch, plan: AugmentationPlan, batch_size: int = 64, seed: int = 0, **options: Any
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        if "out" in options:
+            raise ValueError("out cannot be given here: every batch is a new tensor")
+        self.rois = rois
+        self.plan = plan
+        self.batch_size = batch_size
+        self.seed = check_seed(seed)
+        self.options = options
+        self._position = 0  # patches given out so far
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    @property
+    def epoch_size(self) -> int:
+        """Patches per epoch."""
+        return len(self.rois) * len(self.plan)
+
+    def __len__(self) -> int:
+        """Batches per epoch, the last one counted though it may run into the next epoch."""
+        return -(-self.epoch_size // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        chosen = self._take(self.batch_size)
+        roi = chosen // len(self.plan)
+        params = self.plan.sample_rows(self.rois, roi, chosen % len(self.plan), self.seed)
+        return augment(self.rois, params, **self.options), self.rois.labels[roi]
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the iteration stands: enough to go on from, with equal lesions, plan and batch size."""
+        return {
+            "position": self._position,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "epoch_size": self.epoch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: When the state belongs to another seed, batch size or number of patches.
+        """
+        mine = self.state_dict()
+        if set(state) != set(mine):
+            raise ValueError(f"the state must have the entries {sorted(mine)}, got {sorted(state)}")
+        for name in ("seed", "batch_size", "epoch_size"):
+            if state[name] != mine[name]:
+                raise ValueError(f"the state was saved with {name} {state[name]}, these batches have {mine[name]}")
+        if state["position"] < 0:
+            raise ValueError(f"the state's position must not be below 0, got {state['position']}")
+        self._position = int(state["position"])
+
+    def _take(self, count: int) -> Tensor:
+        """The next `count` patches as lesion x len(plan) + augmentation, int64 [count]."""
+        parts = []
+        while count:
+            epoch, start = divmod(self._position, self.epoch_size)
+            if epoch != self._epoch:
+                self._order, self._epoch = self._epoch_order(epoch), epoch
+            part = self._order[start : start + count]
+            parts.append(part)
+            self._position += len(part)
+            count -= len(part)
+        return torch.cat(parts)
+
+    def _epoch_order(self, epoch: int) -> Tensor:
+        i = torch.arange(self.epoch_size, device=self.rois.device)
+        counters = torch.stack([i, torch.full_like(i, epoch), torch.full_like(i, EPOCH_WORD), torch.zeros_like(i)], 1)
+        return philox(counters, self.seed)[:, 0].sort(stable=True).indices

@@ -1,0 +1,204 @@
+"""`lesionaug.resample`: any images, any matrices, one bicubic resample each (design.md section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lesionaug.augment.ops import Sampling, Sources  # importing registers the operators
+from lesionaug.data.arrays import check_pixel_dtype, to_tensor
+from lesionaug.data.rois import PackedImages, RoiBatch
+
+
+def resample(
+    images: Tensor | RoiBatch | Sequence[Any],
+    matrices: Any,
+    size: int = 64,
+    *,
+    image_index: Any | None = None,
+    window: tuple[float, float] | None = None,
+    out_range: tuple[float, float] | None = None,
+    dtype: torch.dtype = torch.float32,
+    a: float = -0.5,
+    antialias: bool = True,
+    border: str = "reflect",
+    fill: float = 0.0,
+    out: Tensor | None = None,
+    check: bool = False,
+) -> Tensor:
+    """Sample square patches from images of any size, each through its own affine map.
+
+    The value at a patch pixel whose centre maps to (x, y) is the sum of the source pixels weighed by Keys' cubic kernel,
+    stretched where the map shrinks the image, over the sum of the weights. Points are (x, y) with the origin at the
+    top-left corner of an image; the centre of pixel (row i, column j) is (j + 0.5, i + 0.5).
+
+    Args:
+        images: A list of 2-D arrays [height, width] of any sizes, a RoiBatch, or dense [N, C, H, W]; int16, uint8,
+            uint16, float16, bfloat16, float32 or float64. Floating tensors may require gradients.
+        matrices: float32 or float64 [N, 2, 3]: `patch_to_image`, takes a patch point to an image point.
+        size: Height and width of a patch, pixels.
+        image_index: Integer [N], the image of each patch; default 0 .. N - 1.
+        window: (low, high) in source units: sources are clipped and scaled to (0, 1) before they are interpolated,
+            the result is clamped to (0, 1) and mapped to `out_range`.
+        out_range: Where a window's (0, 1) goes; default (0, 1), or (0, 255) for uint8. Refused without a window.
+        dtype: Of the patches: float32, float16, bfloat16, float64, or uint8 (rounded half to even, saturating).
+            Ignored where `out` is given.
+        a: Parameter of Keys' kernel, -1 .. 0: -0.5 is MATLAB's and Pillow's, -0.75 OpenCV's and grid_sample's.
+        antialias: Stretch the kernel where the map shrinks the image.
+        border: "reflect" (about the edge, as MATLAB), "replicate", "constant" (`fill`, in source units) or "renorm"
+            (pixels outside are left out of the sums).
+        fill: The constant border's value.
+        out: Where to write, contiguous [N, C, size, size]; saves the allocation.
+        check: On a CUDA device, wait for the maps and raise as on the CPU. Without it a map that is not finite, an index
+            out of range or a zoom beyond 256 gives a patch of NaN (0 for uint8), never a stray read.
+
+    Returns:
+        [N, C, size, size]; C is 1 for ragged images.
+
+    Raises:
+        TypeError: For dtypes outside the lists above.
+        ValueError: For shapes, devices or options that do not fit, and on the CPU for maps that are not finite, indices
+            out of range, or more than 256 source pixels per patch pixel.
+    """
+    sources = _sources(images)
+    device = sources.pixels.device
+    matrix = to_tensor(matrices, "matrices")
+    if matrix.ndim != 3 or matrix.shape[1:] != (2, 3):
+        raise ValueError(f"matrices must have shape [N, 2, 3], got {list(matrix.shape)}")
+    index = None
+    if image_index is not None:
+        index = to_tensor(image_index, "image_index")
+        if index.is_floating_point() or index.dtype == torch.bool:
+            raise TypeError(f"image_index must be integers, got {index.dtype}")
+        index = index.to(torch.int64)
+    if not isinstance(matrices, Tensor):
+        matrix = matrix.to(device)
+    if index is not None and not isinstance(image_index, Tensor):
+        index = index.to(device)
+    sources = Sources(sources.pixels, sources.offsets, sources.sizes, index, None, matrix.detach())
+    return execute(
+        sources, size, window, out_range, dtype, a=a, antialias=antialias, border=border, fill=fill, out=out, check=check
+    )
+
+
+def execute(
+    sources: Sources,
+    size: int,
+    window: tuple[float, float] | None,
+    out_range: tuple[float, float] | None,
+    dtype: torch.dtype,
+    *,
+    a: float,
+    antialias: bool,
+    border: str,
+    fill: float,
+    out: Tensor | None,
+    check: bool,
+) -> Tensor:
+    """Check the options and make the one native call; shared by `resample` and `augment`."""
+    if out is not None:
+        dtype = out.dtype
+    sampling = _sampling(window, out_range, dtype, a, antialias, border, fill)
+    differentiable = sources.pixels.requires_grad and torch.is_grad_enabled()
+    if differentiable and (out is not None or not dtype.is_floating_point):
+        raise ValueError("images require gradients, which neither `out` nor uint8 patches can carry: detach the images")
+    if differentiable and sampling.window is not None:
+        return _windowed_with_gradient(sources, size, sampling, dtype, check)
+    return _call(sources, size, sampling, dtype, out, check)
+
+
+def _call(sources: Sources, size: int, s: Sampling, dtype: torch.dtype, out: Tensor | None, check: bool) -> Tensor:
+    window = None if s.window is None else list(s.window)
+    options = (size, s.antialias, s.border, s.a, s.fill, window, list(s.out_range))
+    if out is None:
+        result: Tensor = torch.ops.lesionaug.resample(*sources.tensors(), *options, dtype, check)
+        return result
+    torch.ops.lesionaug.resample_out(*sources.tensors(), *options, out, check)
+    return out
+
+
+def _windowed_with_gradient(sources: Sources, size: int, s: Sampling, dtype: torch.dtype, check: bool) -> Tensor:
+    """The window as torch operations around the linear operator, so that autograd masks what was clipped."""
+    assert s.window is not None
+    wide = torch.float64 in (sources.pixels.dtype, dtype)
+    compute = torch.float64 if wide else torch.float32
+    low, high = s.window
+
+    def scale(values: Tensor) -> Tensor:
+        return ((values.to(compute) - low) * (1 / (high - low))).clamp(0, 1)
+
+    plain = Sampling(s.antialias, s.border, s.a, float(scale(torch.tensor(s.fill))))
+    pixels = scale(sources.pixels)
+    patches = _call(Sources(pixels, *sources.tensors()[1:]), size, plain, compute, None, check)
+    return (s.out_range[0] + patches.clamp(0, 1) * (s.out_range[1] - s.out_range[0])).to(dtype)
+
+
+def _sampling(
+    window: tuple[float, float] | None,
+    out_range: tuple[float, float] | None,
+    dtype: torch.dtype,
+    a: float,
+    antialias: bool,
+    border: str,
+    fill: float,
+) -> Sampling:
+    if not -1 <= a <= 0:
+        raise ValueError(f"a must lie in -1 .. 0 (-0.5: MATLAB and Pillow, -0.75: OpenCV and grid_sample), got {a}")
+    if not math.isfinite(fill):
+        raise ValueError(f"fill must be finite, got {fill}")
+    default = (0.0, 255.0) if dtype == torch.uint8 else (0.0, 1.0)
+    if window is None:
+        if out_range is not None:
+            raise ValueError("out_range maps a window's (0, 1); give window=(low, high) too, or leave out_range out")
+        return Sampling(antialias, border, a, fill)
+    low, high = _pair(window, "window")
+    if not low < high:
+        raise ValueError(f"window must be (low, high) with low < high, got ({low}, {high})")
+    limits = default if out_range is None else _pair(out_range, "out_range")
+    return Sampling(antialias, border, a, fill, (low, high), limits)
+
+
+def _pair(values: Any, name: str) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a pair of numbers, got {values!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name} must be finite, got ({low}, {high})")
+    return low, high
+
+
+def _sources(images: Tensor | RoiBatch | Sequence[Any]) -> Sources:
+    """Dense or packed images; a list is packed here."""
+    if isinstance(images, RoiBatch):
+        return roi_sources(images)
+    if isinstance(images, (list, tuple)):
+        if not images:
+            raise ValueError("images is empty: at least one 2-D array is needed")
+        tensors = [to_tensor(image, f"images[{i}]") for i, image in enumerate(images)]
+        for i, tensor in enumerate(tensors):
+            if tensor.ndim != 2 or tensor.numel() == 0:
+                raise ValueError(f"images[{i}] must be 2-D with at least one pixel, got shape {list(tensor.shape)}")
+            check_pixel_dtype(tensor, f"images[{i}]")
+            if (tensor.dtype, tensor.device) != (tensors[0].dtype, tensors[0].device):
+                raise TypeError(
+                    f"images[{i}] is {tensor.dtype} on {tensor.device}, images[0] {tensors[0].dtype} on "
+                    f"{tensors[0].device}: use one dtype and device"
+                )
+        packed = PackedImages.pack(tensors)
+        return Sources(packed.pixels, packed.offsets, packed.sizes)
+    dense = to_tensor(images, "images")
+    if dense.ndim != 4:
+        raise ValueError(
+            f"images must be [N, C, H, W], a RoiBatch or a list of 2-D arrays, got an array of shape {list(dense.shape)}"
+        )
+    return Sources(dense)
+
+
+def roi_sources(rois: RoiBatch) -> Sources:
+    """The images of a batch, without maps."""
+    return Sources(rois.packed.pixels, rois.packed.offsets, rois.packed.sizes)
