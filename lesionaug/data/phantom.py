@@ -1,8 +1,8 @@
-"""The phantom data set: made-up patients with liver lesions as real DICOM CT and DICOM SEG, in place of the paper's private data.
+"""The phantom data set, in place of the paper's private one: made-up patients as real DICOM CT and DICOM SEG.
 
 It stands where the paper's 182 slices cannot: for demos, tests and trying things out. It is a drawing, not a simulation
 of physics, and no result on it says anything about patients. Here: who has which lesions, and the writing; the anatomy
-is in `phantom_anatomy`, the lesions in `phantom_lesions`, the files in `phantom_dicom`.
+is in `phantom_anatomy`, the lesions in `phantom_lesions`, the scanner in `phantom_scan`, the files in `phantom_dicom`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,7 @@ from numpy.random import Generator, Philox, SeedSequence
 
 from lesionaug import __version__
 from lesionaug.data.files import commit_directory
-from lesionaug.data.phantom_anatomy import (
-    SLICE_SIZE,
-    Geometry,
-    Grid,
-    Scan,
-    draw_geometry,
-    draw_patient,
-    draw_scan,
-    paint_anatomy,
-    scan_slice,
-)
+from lesionaug.data.phantom_anatomy import Geometry, draw_geometry, draw_patient, paint_anatomy
 from lesionaug.data.phantom_dicom import COMMENT, SegmentMask, SliceFile, write_patient
 from lesionaug.data.phantom_lesions import (
     CLASSES,
@@ -40,6 +30,8 @@ from lesionaug.data.phantom_lesions import (
     paint_lesion,
     place_lesions,
 )
+from lesionaug.data.phantom_scan import Scan, draw_scan, scan_slice
+from lesionaug.data.phantom_shapes import SLICE_SIZE, Grid
 from lesionaug.errors import ConfigError
 
 GENERATOR = 1  # raise it with every change of a pixel: equal UIDs must mean equal files

@@ -1,9 +1,4 @@
-"""Phantom, step 1: the upper abdomen of a made-up patient in portal-phase CT, as soft shapes in HU on one slice.
-
-Lengths are millimetres in the patient's axes: x to the patient's left (image right), y to the back (down), the origin in
-the middle of the body. A `depth` is a signed distance to a boundary in mm, positive inside; it is exact near the
-boundary and only roughly right far from it, which is all that painting needs. Union is `max`, intersection `min`.
-"""
+"""Phantom, step 1: the upper abdomen of a made-up patient in portal-phase CT, as soft shapes in HU on one slice."""
 
 from __future__ import annotations
 
@@ -11,128 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 
-Float = NDArray[np.float32]
-Box = tuple[slice, slice]
-
-NUM_ANGLES = 2048
-SLICE_SIZE = 512
-ANGLES = np.arange(NUM_ANGLES) * (2 * np.pi / NUM_ANGLES)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The pixel centres of a slice in mm.
-
-    Attributes:
-        spacing_mm: Side of a (square) pixel.
-        center_px: Where the origin of the body lies, (x, y) in pixels, corner convention (design.md section 2).
-    """
-
-    spacing_mm: float
-    center_px: tuple[float, float]
-
-    @property
-    def x(self) -> Float:
-        """x of each column in mm, [1, 512] float32."""
-        return (((np.arange(SLICE_SIZE) + 0.5) - self.center_px[0]) * self.spacing_mm).astype(np.float32)[None, :]
-
-    @property
-    def y(self) -> Float:
-        """y of each row in mm, [512, 1] float32."""
-        return (((np.arange(SLICE_SIZE) + 0.5) - self.center_px[1]) * self.spacing_mm).astype(np.float32)[:, None]
-
-    def box(self, center_mm: tuple[float, float], reach_mm: float) -> Box:
-        """Rows and columns within `reach_mm` of a point, clipped to the slice."""
-        ranges = []
-        for axis in (1, 0):
-            middle = center_mm[axis] / self.spacing_mm + self.center_px[axis]
-            reach = reach_mm / self.spacing_mm
-            low = min(max(int(np.floor(middle - reach)), 0), SLICE_SIZE)
-            ranges.append(slice(low, max(low, min(int(np.ceil(middle + reach)) + 1, SLICE_SIZE))))
-        return ranges[0], ranges[1]
-
-
-@dataclass(frozen=True)
-class Star:
-    """A shape given by its boundary's distance from a centre at `NUM_ANGLES` angles (radii_mm, float64 [NUM_ANGLES])."""
-
-    center_mm: tuple[float, float]
-    radii_mm: NDArray[np.float64]
-
-    @property
-    def reach_mm(self) -> float:
-        """The largest radius."""
-        return float(self.radii_mm.max())
-
-    def angle_index(self, x: Float, y: Float) -> NDArray[np.intp]:
-        """The nearest tabulated angle of each point, [h, w] for x [1, w] and y [h, 1]."""
-        angle = np.arctan2(y - np.float32(self.center_mm[1]), x - np.float32(self.center_mm[0]))
-        return np.rint(angle * np.float32(NUM_ANGLES / (2 * np.pi))).astype(np.intp) % NUM_ANGLES
-
-    def depth(self, x: Float, y: Float) -> Float:
-        """Signed depth in mm, [h, w] float32 for x [1, w] and y [h, 1]."""
-        index = self.angle_index(x, y)
-        slope = np.gradient(np.concatenate([self.radii_mm[-1:], self.radii_mm, self.radii_mm[:1]]))[1:-1] / (
-            2 * np.pi / NUM_ANGLES
-        )
-        obliquity = (self.radii_mm / np.hypot(self.radii_mm, slope)).astype(np.float32)
-        distance = np.hypot(x - np.float32(self.center_mm[0]), y - np.float32(self.center_mm[1]))
-        depth: Float = (self.radii_mm.astype(np.float32)[index] - distance) * obliquity[index]
-        return depth
-
-
-def wobble(rng: np.random.Generator, amplitude: float, orders: range, decay: float = 1.0) -> NDArray[np.float64]:
-    """A smooth random function of the angle with zero mean, [NUM_ANGLES]: a Fourier series falling off as order^-decay."""
-    total = np.zeros(NUM_ANGLES)
-    for order in orders:
-        size = rng.normal() * amplitude * (order / orders.start) ** -decay
-        total += size * np.cos(order * ANGLES + rng.uniform(0, 2 * np.pi))
-    return total
-
-
-def ellipse(center_mm: tuple[float, float], half_x_mm: float, half_y_mm: float, tilt_deg: float = 0.0) -> Star:
-    """An ellipse whose first axis is turned by `tilt_deg` from x towards y."""
-    angle = ANGLES - np.deg2rad(tilt_deg)
-    return Star(center_mm, 1.0 / np.hypot(np.cos(angle) / half_x_mm, np.sin(angle) / half_y_mm))
-
-
-def through_points(angles_deg: list[float], radii_mm: list[float], smooth_deg: float) -> NDArray[np.float64]:
-    """Periodic radii through control points, smoothed by a Gaussian of `smooth_deg`, [NUM_ANGLES]."""
-    radii = np.interp(np.rad2deg(ANGLES), angles_deg, radii_mm, period=360.0)
-    smooth: NDArray[np.float64] = ndimage.gaussian_filter1d(radii, smooth_deg / 360 * NUM_ANGLES, mode="wrap")
-    return smooth
-
-
-def soft_min(a: Float, b: Float, width_mm: float) -> Float:
-    """The smaller of two depths with the corner rounded over `width_mm`."""
-    near = np.maximum(np.float32(width_mm) - np.abs(a - b), 0) / np.float32(width_mm)
-    rounded: Float = np.minimum(a, b) - near * near * np.float32(width_mm / 4)
-    return rounded
-
-
-def soft_max(a: Float, b: Float, width_mm: float) -> Float:
-    """The larger of two depths with the corner rounded over `width_mm`."""
-    return -soft_min(-a, -b, width_mm)
-
-
-def coverage(depth: Float, edge_mm: float) -> Float:
-    """How much of each pixel a shape covers, 0 to 1: a ramp of width `edge_mm` across its boundary."""
-    ramp: Float = np.clip(depth / np.float32(edge_mm) + np.float32(0.5), 0, 1)
-    return ramp
-
-
-def blend(hu: Float, box: Box, covered: Float, value: Float | float) -> None:
-    """Paint `value` (HU) over `hu[box]` in place where `covered` says so."""
-    hu[box] += covered * (np.asarray(value, np.float32) - hu[box])
-
-
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], correlation_px: float) -> Float:
-    """Gaussian noise of unit variance and a correlation length in pixels, [shape] float32."""
-    white = rng.standard_normal(shape, dtype=np.float32)
-    field: Float = ndimage.gaussian_filter(white, correlation_px, mode="wrap", truncate=3.0)
-    return field * np.float32(2 * np.sqrt(np.pi) * correlation_px)  # undoes what the Gaussian takes off the variance
+from lesionaug.data.phantom_shapes import (
+    ANGLES,
+    NUM_ANGLES,
+    SLICE_SIZE,
+    Box,
+    Float,
+    Grid,
+    Star,
+    blend,
+    coverage,
+    ellipse,
+    smooth_noise,
+    soft_max,
+    soft_min,
+    through_points,
+    wobble,
+)
 
 
 @dataclass(frozen=True)
@@ -158,10 +50,11 @@ class Patient:
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """Draw a patient: half-width 140-182 mm; liver 112 +- 8 HU, one in ten steatotic (75-95); vessels follow the liver."""
+    """Draw a patient: half-width 140-182 mm; liver 112 +- 8 HU, one in ten steatotic (75-95)."""
     half_width = float(np.clip(rng.normal(160, 12), 140, 182))
     liver = float(np.clip(rng.normal(112, 8), 97, 130)) if rng.random() > 0.1 else float(rng.uniform(75, 95))
     enhancement = float(rng.normal(0, 6))
+    water = rng.random() < 0.7  # drunk before the scan; else oral contrast
     return Patient(
         half_width_mm=half_width,
         half_height_mm=half_width * float(rng.uniform(0.68, 0.78)),
@@ -177,7 +70,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         muscle_hu=float(rng.normal(58, 4)),
         kidney_hu=178 + enhancement + float(rng.normal(0, 8)),
         fat_hu=float(rng.normal(-100, 4)),
-        stomach_hu=float(rng.uniform(8, 35)) if rng.random() < 0.7 else float(rng.uniform(120, 220)),  # water or contrast
+        stomach_hu=float(rng.uniform(8, 35)) if water else float(rng.uniform(120, 220)),
         bone_hu=float(rng.normal(190, 30)),
     )
 
@@ -257,7 +150,7 @@ def draw_geometry(patient: Patient, grid: Grid, level: float, rng: np.random.Gen
 
 
 def draw_vessels(geometry: Geometry, rng: np.random.Generator) -> Float:
-    """Portal and hepatic veins as the slice cuts them: how much of each pixel they fill, [512, 512] float32, 0 to 1.
+    """Draw portal and hepatic veins as the slice cuts them: the filled share of each pixel, [512, 512], 0 to 1.
 
     Branching tubes run outwards from the porta and the hepatic confluence, taper, and dip out of the slice; small dots
     are branches that cross it.
@@ -288,7 +181,7 @@ def draw_vessels(geometry: Geometry, rng: np.random.Generator) -> Float:
         dx, dy = np.float32(qx - px), np.float32(qy - py)
         along = np.clip((bx * dx + by * dy) / max(float(dx * dx + dy * dy), 1e-6), 0, 1)
         distance = np.hypot(bx - along * dx, by - along * dy)
-        np.maximum(filled[box], coverage(radius - distance, 1.2) * np.float32(seen), out=filled[box])
+        np.maximum(filled[box], coverage(np.float32(radius) - distance, 1.2) * np.float32(seen), out=filled[box])
 
     while tubes:
         px, py, direction, radius, left = tubes.pop()
@@ -319,7 +212,7 @@ def paint_anatomy(geometry: Geometry, liver_depth: Float, rng: np.random.Generat
     `liver_depth` is the geometry's liver, or one that lesions have enlarged.
     """
     patient, grid = geometry.patient, geometry.grid
-    a, b = patient.half_width_mm, patient.half_height_mm
+    b = patient.half_height_mm
     edge = max(1.0, 1.2 * grid.spacing_mm)
     hu = np.full((SLICE_SIZE, SLICE_SIZE), -1000, np.float32)
     everywhere: Box = (slice(None), slice(None))
@@ -327,9 +220,9 @@ def paint_anatomy(geometry: Geometry, liver_depth: Float, rng: np.random.Generat
 
     # The table: a thin shell curved like a shallow dish, just under the back.
     dish = (b + 14) - (x / 260) ** 2 * 24 - y
-    blend(hu, everywhere, coverage(1.1 - np.abs(dish), edge) * (np.abs(x) < 210), 40)
+    blend(hu, everywhere, coverage(np.float32(1.5) - np.abs(dish), edge) * (np.abs(x) < 210), 40)
     blend(hu, everywhere, coverage(np.float32(20) - np.abs(dish + 21), edge) * (np.abs(x) < 200 + dish), -960)
-    blend(hu, everywhere, coverage(0.9 - np.abs(dish + 41), edge) * (np.abs(x) < 160), 20)
+    blend(hu, everywhere, coverage(np.float32(1.2) - np.abs(dish + 41), edge) * (np.abs(x) < 160), 20)
 
     texture = smooth_noise(rng, (SLICE_SIZE, SLICE_SIZE), 2.2 / grid.spacing_mm)
     coarse = smooth_noise(rng, (SLICE_SIZE // 4, SLICE_SIZE // 4), 4.5 / (4 * grid.spacing_mm))
@@ -362,7 +255,7 @@ def paint_anatomy(geometry: Geometry, liver_depth: Float, rng: np.random.Generat
 
 
 def _fat_depth(geometry: Geometry, index: NDArray[np.intp]) -> Float:
-    """Depth under the fascia: the muscle ring's outer boundary, a share of the way from the skin to the cavity."""
+    """Measure the depth under the fascia, the muscle ring's outer boundary between skin and cavity, [512, 512]."""
     # body - cavity is the local thickness of fat and wall together; the fat's share of it is the patient's.
     thickness = geometry.body - geometry.cavity
     fat = np.clip(np.float32(geometry.patient.fat_mm), 3, thickness - 7)
@@ -374,7 +267,7 @@ def _fat_depth(geometry: Geometry, index: NDArray[np.intp]) -> Float:
 def _paint_left_side(
     hu: Float, geometry: Geometry, texture: Float, coarse: Float, edge: float, rng: np.random.Generator
 ) -> None:
-    """Spleen, left kidney (low slices), stomach with gas over fluid, and small vessels in the fat."""
+    """Paint spleen, left kidney (low slices), stomach with gas over fluid, and small vessels in the fat."""
     patient, grid = geometry.patient, geometry.grid
     a, b = patient.half_width_mm, patient.half_height_mm
     x, y = grid.x, grid.y
@@ -403,7 +296,8 @@ def _paint_left_side(
         box = grid.box(center, kidney.reach_mm + 4)
         bx, by = x[:, box[1]], y[box[0]]
         depth = np.minimum(kidney.depth(bx, by), -geometry.vertebra.depth(bx, by) - 8)
-        blend(hu, box, coverage(np.minimum(depth, geometry.peritoneum[box] + 8), edge), patient.kidney_hu + 3 * texture[box])
+        depth = np.minimum(depth, geometry.peritoneum[box] + 8)
+        blend(hu, box, coverage(depth, edge), patient.kidney_hu + 3 * texture[box])
         blend(hu, box, coverage(np.minimum(depth, sinus.depth(bx, by)), 3), patient.fat_hu + 30)
 
     center = (0.40 * a + float(rng.normal(0, 4)), -0.22 * b + float(rng.normal(0, 4)))
@@ -420,7 +314,7 @@ def _paint_left_side(
 
 
 def _paint_bones(hu: Float, geometry: Geometry, texture: Float, edge: float, rng: np.random.Generator) -> None:
-    """Vertebra with canal, arch and processes; ribs in the wall."""
+    """Paint the vertebra with canal, arch and processes; ribs in the wall."""
     patient, grid = geometry.patient, geometry.grid
     x, y = grid.x, grid.y
     spine_x, spine_y = geometry.vertebra.center_mm
@@ -462,7 +356,7 @@ def _paint_bones(hu: Float, geometry: Geometry, texture: Float, edge: float, rng
 
 
 def _radius_where(geometry: Geometry, angle: float, outside_mm: float = 5.0) -> float:
-    """Distance from the origin, along `angle`, at which the wall's inner face lies `outside_mm` behind."""
+    """Find the distance from the origin, along `angle`, at which the wall's inner face lies `outside_mm` behind."""
     radii = np.arange(40.0, 200.0, 0.5)
     spacing, (cx, cy) = geometry.grid.spacing_mm, geometry.grid.center_px
     columns = np.clip((radii * np.cos(angle) / spacing + cx).astype(int), 0, SLICE_SIZE - 1)
@@ -471,70 +365,10 @@ def _radius_where(geometry: Geometry, angle: float, outside_mm: float = 5.0) -> 
 
 
 def _tangent_deg(shape: tuple[int, ...], geometry: Geometry, center_mm: tuple[float, float]) -> float:
-    """Direction of the cavity's boundary at a point: at a right angle to the gradient of its depth."""
+    """Find the direction of the cavity's boundary at a point: at a right angle to the gradient of its depth."""
     spacing, (cx, cy) = geometry.grid.spacing_mm, geometry.grid.center_px
     column = int(np.clip(center_mm[0] / spacing + cx, 3, shape[1] - 4))
     row = int(np.clip(center_mm[1] / spacing + cy, 3, shape[0] - 4))
     dx = float(geometry.cavity[row, column + 3] - geometry.cavity[row, column - 3])
     dy = float(geometry.cavity[row + 3, column] - geometry.cavity[row - 3, column])
     return float(np.rad2deg(np.arctan2(dy, dx))) + 90.0
-
-
-@dataclass(frozen=True)
-class Scan:
-    """How a made-up scanner took the slice: what shapes its blur and noise."""
-
-    vendor: str  # "GE-like" or "Siemens-like"
-    kernel: str
-    spacing_mm: float
-    thickness_mm: float
-    exposure_mas: int
-    noise_hu: float  # standard deviation in the middle of the body
-    blur_mm: float  # sigma of the in-plane point spread
-    cutoff_per_mm: float  # where the noise power falls off
-
-
-def draw_scan(patient: Patient, rng: np.random.Generator) -> Scan:
-    """Draw a scan: pixels 0.6-0.9 mm that hold the whole body, slices 1.25-5 mm, 140-400 mAs, noise 8-18 HU.
-
-    Noise grows as (mAs x thickness)^-0.3, slower than photon counting alone (-0.5): thin slices are read with smoother
-    settings and large patients get more mAs.
-    """
-    ge = rng.random() < 0.5
-    smallest = max(0.6, 2.06 * patient.half_width_mm / SLICE_SIZE)
-    spacing = float(np.round(rng.uniform(smallest, min(0.9, smallest + 0.15)), 6))
-    thickness = float(rng.choice([1.25, 2.5, 3.75, 5.0] if ge else [1.5, 2.0, 3.0, 5.0]))
-    exposure = int(rng.integers(140, 401))
-    build = (patient.half_width_mm / 160) ** 1.5
-    noise = 11.0 * (1000 / (exposure * thickness)) ** 0.3 * build * float(np.exp(rng.normal(0, 0.08)))
-    return Scan(
-        vendor="GE-like" if ge else "Siemens-like",
-        kernel="STANDARD" if ge else "B30f",
-        spacing_mm=spacing,
-        thickness_mm=thickness,
-        exposure_mas=exposure,
-        noise_hu=float(np.clip(noise, 8, 18)),
-        blur_mm=float(rng.uniform(0.50, 0.62)) if ge else float(rng.uniform(0.56, 0.70)),
-        cutoff_per_mm=0.42 if ge else 0.36,
-    )
-
-
-def scan_slice(hu: Float, geometry: Geometry, scan: Scan, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Blur and noise: what the scanner makes of the painted anatomy, [512, 512] int16 HU, -1024 to 3071.
-
-    The noise has the ring-shaped power spectrum of filtered back projection (rising with frequency, then cut off by the
-    kernel), is strongest in the middle of the body and weakest in the air around it.
-    """
-    blurred = ndimage.gaussian_filter(hu, scan.blur_mm / scan.spacing_mm, truncate=3.5)
-    white = rng.standard_normal(hu.shape, dtype=np.float32)
-    fx = fft.rfftfreq(SLICE_SIZE, scan.spacing_mm).astype(np.float32)[None, :]
-    fy = fft.fftfreq(SLICE_SIZE, scan.spacing_mm).astype(np.float32)[:, None]
-    frequency = np.hypot(fx, fy)
-    amplitude = np.sqrt(frequency + 0.02) * np.exp(-((frequency / scan.cutoff_per_mm) ** 2))
-    noise = fft.irfft2(fft.rfft2(white) * amplitude, s=hu.shape)
-    noise *= np.float32(1 / noise.std())
-    reach = np.float32(geometry.patient.half_height_mm)
-    middle = np.clip(geometry.body / reach, -0.3, 1)
-    strength = np.float32(scan.noise_hu) * np.where(middle > 0, 0.72 + 0.3 * middle, 0.72 + 0.9 * middle)
-    measured = blurred + strength.astype(np.float32) * noise
-    return np.clip(np.rint(measured), -1024, 3071).astype(np.int16)

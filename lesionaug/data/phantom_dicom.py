@@ -1,4 +1,4 @@
-"""Phantom, step 3: slices and margins as DICOM CT Image Storage and DICOM SEG, marked synthetic in every file.
+"""Phantom, step 4: slices and margins as DICOM CT Image Storage and DICOM SEG, marked synthetic in every file.
 
 All UIDs and dates are fixed by the seed, so that the same phantom has the same bytes whenever it is written.
 """
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lesionaug import __version__
-from lesionaug.data.phantom_anatomy import SLICE_SIZE, Grid, Scan
+from lesionaug.data.phantom_scan import Scan
+from lesionaug.data.phantom_shapes import SLICE_SIZE, Grid
 
 MANUFACTURER = "lesionaug phantom"
 COMMENT = "lesionaug phantom: synthetic, not a patient"
@@ -41,14 +42,14 @@ class SegmentMask:
 
 
 def phantom_uid(*parts: object) -> str:
-    """A valid UID under pydicom's root, fixed by what it names."""
+    """Make a valid UID under pydicom's root, fixed by what it names."""
     from pydicom.uid import generate_uid
 
     return str(generate_uid(entropy_srcs=["lesionaug phantom", *(str(part) for part in parts)]))
 
 
 def _decimal(value: float) -> str:
-    """A DICOM decimal string of at most 16 characters."""
+    """Write a DICOM decimal string of at most 16 characters."""
     text = f"{value:.6f}".rstrip("0").rstrip(".")
     return "0" if text in ("-0", "") else text
 
@@ -56,7 +57,7 @@ def _decimal(value: float) -> str:
 def ct_dataset(
     item: SliceFile, number: int, scan: Scan, patient_number: int, uid_root: Sequence[object], series_uid: str
 ) -> Any:
-    """A CT image as a scanner writes it: unsigned with intercept -1024; 16 bits stored (GE-like) or 12 (Siemens-like).
+    """Make a CT image as scanners do: unsigned with intercept -1024; 16 bits stored (GE-like) or 12 (Siemens-like).
 
     Args:
         item: Pixels and position.
@@ -70,11 +71,11 @@ def ct_dataset(
         A pydicom dataset with file meta information.
     """
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = phantom_uid(*uid_root, "ct", number)
+    meta.MediaStorageSOPInstanceUID = UID(phantom_uid(*uid_root, "ct", number))
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     ds.SpecificCharacterSet = "ISO_IR 100"
@@ -148,7 +149,7 @@ def ct_dataset(
 
 
 def seg_dataset(slices: Sequence[Any], segments: Sequence[SegmentMask], uid_root: Sequence[object]) -> Any:
-    """A BINARY segmentation of one patient, one segment a lesion, labelled by its class.
+    """Make a BINARY segmentation of one patient, one segment a lesion, labelled by its class.
 
     Args:
         slices: The patient's CT datasets, in the order `SegmentMask.slice_index` counts.
@@ -164,7 +165,9 @@ def seg_dataset(slices: Sequence[Any], segments: Sequence[SegmentMask], uid_root
         "hemangioma": codes.SCT.Hemangioma,
     }
     algorithm = hd.AlgorithmIdentificationSequence(
-        name="lesionaug phantom", version=__version__, family=codes.DCM.ArtificialIntelligence
+        name="lesionaug phantom",
+        version=__version__,
+        family=hd.sr.CodedConcept("SYNTH", "99LESIONAUG", "Random shape of a phantom"),  # no standard code fits
     )
     descriptions = [
         hd.seg.SegmentDescription(

@@ -1,4 +1,4 @@
-"""Phantom, step 2: cysts, metastases and hemangiomas as portal-phase CT shows them, placed in the liver, with drawn margins.
+"""Phantom, step 2: cysts, metastases and hemangiomas as portal-phase CT shows them, in the liver, with drawn margins.
 
 The margin is what the segmentation holds; the lesion's own boundary lies beside it, as it does under a radiologist's
 pencil: margin = boundary + offset, the offset being N(0.5, 0.8) mm for the whole lesion (a little outside more often
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lesionaug.data.phantom_anatomy import (
+from lesionaug.data.phantom_anatomy import Geometry
+from lesionaug.data.phantom_scan import Scan
+from lesionaug.data.phantom_shapes import (
     ANGLES,
     Box,
     Float,
-    Geometry,
-    Scan,
     Star,
     blend,
     coverage,
@@ -72,7 +72,7 @@ def draw_shape(name: str, rng: np.random.Generator) -> LesionShape:
 
 
 def largest_diameter(radii_mm: NDArray[np.float64]) -> float:
-    """The largest distance between two points of a star's boundary (Feret diameter), in mm."""
+    """Measure the largest distance between two points of a star's boundary (Feret diameter), in mm."""
     step = len(radii_mm) // 256
     radii, angles = radii_mm[::step], ANGLES[::step]
     points = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
@@ -139,7 +139,7 @@ def _placed(shape: LesionShape, center_mm: tuple[float, float], geometry: Geomet
 
 
 def enlarged_liver(geometry: Geometry, lesions: list[PlacedLesion]) -> Float:
-    """The liver's depth map with a rim of 4-10 mm of parenchyma grown over lesions that bulge out of it, [512, 512]."""
+    """Grow 4-10 mm of parenchyma over lesions that bulge out of the liver; its new depth map, [512, 512]."""
     liver = geometry.liver.copy()
     for lesion in lesions:
         rim = 4 + 0.06 * lesion.shape.diameter_mm
@@ -163,12 +163,12 @@ class _Canvas:
     rng: np.random.Generator
 
     def field(self, correlation_mm: float) -> Float:
-        """Smooth noise of unit variance with a correlation length in mm."""
+        """Draw smooth noise of unit variance with a correlation length in mm."""
         shape = (self.depth.shape[0], self.depth.shape[1])
         return smooth_noise(self.rng, shape, max(0.6, correlation_mm / self.spacing_mm))
 
     def spot(self, angle: float, inner: float, along_mm: float, across_mm: float, ragged: float = 0.25) -> Float:
-        """A soft blob, 0 to 1: centred `inner` radii under the boundary, `along_mm` x `across_mm` half-axes, [h, w]."""
+        """Draw a soft blob, 0 to 1: `inner` radii under the boundary, half-axes `along_mm` and `across_mm`, [h, w]."""
         distance = self.radius_mm * (1 - inner)
         dx, dy = self.x - np.float32(distance * np.cos(angle)), self.y - np.float32(distance * np.sin(angle))
         radial = dx * np.float32(np.cos(angle)) + dy * np.float32(np.sin(angle))
@@ -195,18 +195,18 @@ def _paint_cyst(canvas: _Canvas) -> tuple[Float, float]:
 def _paint_metastasis(canvas: _Canvas) -> tuple[Float, float]:
     """Soft tissue (40-80 HU), ill-defined, uneven; a target-like rim, a necrotic centre, dense spots in some."""
     rng, radius = canvas.rng, canvas.radius_mm
-    base = min(float(rng.uniform(42, 82)), canvas.liver_hu - 14)
+    base = min(float(rng.uniform(40, 80)), canvas.liver_hu - 16)
     hu = base + float(rng.uniform(2, 7)) * canvas.field(float(rng.uniform(2.0, 5.0)))
     kind = rng.random()
     if kind < 0.42:  # target: a rim of denser tumour, sometimes enhancing, broken in places
         thickness = float(rng.uniform(0.16, 0.34))
         rim = np.exp(-(((canvas.inner - 0.7 * thickness) / np.float32(thickness)) ** 2))
         uneven = np.clip(0.75 + 0.35 * canvas.field(0.5 * radius), 0.0, 1.3)
-        hu = hu + np.float32(rng.uniform(14, 52)) * rim * uneven
-    if kind > 0.25 and kind < 0.68:  # necrosis: an irregular centre towards fluid
+        hu = hu + np.float32(rng.uniform(14, 54)) * rim * uneven
+    if 0.22 < kind < 0.70:  # necrosis: an irregular centre towards fluid
         edge = float(rng.uniform(0.45, 0.75))
         dead = np.clip((canvas.inner + 0.12 * canvas.field(0.3 * radius + 0.8) - edge) / np.float32(0.2), 0, 1)
-        hu = hu + dead * (np.float32(rng.uniform(24, 44)) - hu)
+        hu = hu + dead * (np.float32(rng.uniform(12, 40)) - hu)
     if rng.random() < 0.62:  # dense spots: viable or bleeding tissue, vessels; these look like faint nodules
         for _ in range(int(rng.integers(1, 6))):
             size = float(np.clip(rng.uniform(0.10, 0.32) * radius, 1.2, 9))
@@ -216,35 +216,40 @@ def _paint_metastasis(canvas: _Canvas) -> tuple[Float, float]:
                 size * float(rng.uniform(1.0, 1.7)),
                 size,
             )
-            hu = np.maximum(hu, base + np.float32(rng.uniform(22, 62)) * spot)
-    return hu, float(rng.uniform(1.2, 2.5) + min(4.0, 0.12 * radius) * rng.uniform(0.2, 1.2))
+            hu = np.maximum(hu, base + np.float32(rng.uniform(24, 74)) * spot)
+    if rng.random() < 0.08:  # calcified: a few small hard spots, as of mucinous primaries
+        for _ in range(int(rng.integers(1, 4))):
+            size = float(rng.uniform(0.8, 2.0))
+            spot = canvas.spot(float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.2, 0.95)), size, size)
+            hu = np.maximum(hu, np.float32(rng.uniform(140, 320)) * spot)
+    return hu, float(rng.uniform(1.2, 2.5) + min(3.5, 0.12 * radius) * rng.uniform(0.1, 1.1))
 
 
 def _paint_hemangioma(canvas: _Canvas) -> tuple[Float, float]:
-    """Hypodense with broken, nodular enhancement along the boundary near the blood pool, filling in; small ones filled."""
+    """Hypodense; broken nodules near blood pool along the boundary, filling in; some small ones filled."""
     rng, radius = canvas.rng, canvas.radius_mm
-    base = min(float(rng.uniform(38, 72)), canvas.liver_hu - 18)
+    base = min(float(rng.uniform(40, 76)), canvas.liver_hu - 18)
     pool = canvas.pool_hu - float(rng.uniform(2, 28))
     hu = base + 3.0 * canvas.field(3.0)
-    if radius < 11 and rng.random() < 0.45:  # filled: nearly blood pool all over, with a darker dot at most
-        hu = pool - 12 + 5 * canvas.field(2.5)
+    if radius < 11 and rng.random() < 0.35:  # filled: nearly blood pool all over, with a darker dot at most
+        hu = max(pool - 8, canvas.liver_hu + 18) + 5 * canvas.field(2.5)
         return hu - np.float32(rng.uniform(0, 30)) * np.clip(canvas.inner * 1.5 - 0.6, 0, 1), float(rng.uniform(0.8, 2))
-    faint = rng.random() < 0.42
-    peak = base + float(rng.uniform(22, 55)) if faint else pool
-    progress = float(rng.beta(1.3, 2.2))  # of the fill-in at the time of the scan
+    faint = rng.random() < 0.5
+    peak = base + float(rng.uniform(28, 60)) if faint else pool
+    progress = float(rng.beta(1.2, 3.0))  # of the fill-in at the time of the scan
     start = float(rng.uniform(0, 2 * np.pi))
-    num_nodules = int(rng.integers(1, 4) if faint else rng.integers(2, 6))
+    num_nodules = int(rng.integers(2, 6))
     for number in range(num_nodules):
         angle = start + 2 * np.pi * (number + float(rng.uniform(-0.35, 0.35))) / num_nodules
-        across = max(1.4, radius * float(rng.uniform(0.08, 0.16)) * (1 + 1.1 * progress))
-        along = across * float(rng.uniform(1.1, 2.8))
+        across = max(1.6, radius * float(rng.uniform(0.10, 0.18)) * (1 + 0.9 * progress))
+        along = across * float(rng.uniform(1.2, 2.8))
         inner = float(across / radius * rng.uniform(0.5, 0.9))
         spot = canvas.spot(angle, inner, along, across)
         hu = np.maximum(hu, hu + spot * (np.float32(peak - rng.uniform(0, 14)) - hu))
     glow = np.clip(1 - canvas.inner / np.float32(0.25 + 0.7 * progress), 0, 1)
     patches = np.clip(0.5 + 0.6 * canvas.field(0.35 * radius + 0.8), 0, 1)
-    hu = hu + np.float32((0.15 if faint else 0.28) + 0.35 * progress) * glow * patches * np.maximum(peak - hu, 0)
-    return hu, float(rng.uniform(0.9, 2.8))
+    hu = hu + np.float32((0.12 if faint else 0.2) + 0.35 * progress) * glow * patches * np.maximum(peak - hu, 0)
+    return hu, float(rng.uniform(0.9, 3.2))
 
 
 _PAINTERS: dict[str, Callable[[_Canvas], tuple[Float, float]]] = {
@@ -257,18 +262,18 @@ _PAINTERS: dict[str, Callable[[_Canvas], tuple[Float, float]]] = {
 def paint_lesion(hu: Float, lesion: PlacedLesion, geometry: Geometry, scan: Scan, rng: np.random.Generator) -> None:
     """Paint a lesion into `hu` ([512, 512] float32, before blur and noise) in place.
 
-    Edges soften with slice thickness: a boundary that leans by an angle passes several mm within a thick slice, and in a
-    small lesion the slice holds some of the liver above and below it.
+    Edges soften with slice thickness: a boundary that leans by an angle passes several mm within a thick slice, and
+    in a small lesion the slice holds some of the liver above and below it.
     """
     patient, grid, box = geometry.patient, geometry.grid, lesion.box
-    x, y = grid.x[:, box[1]] - np.float32(lesion.star.center_mm[0]), grid.y[box[0]] - np.float32(lesion.star.center_mm[1])
+    x = grid.x[:, box[1]] - np.float32(lesion.star.center_mm[0])
+    y = grid.y[box[0]] - np.float32(lesion.star.center_mm[1])
     radius = float(np.sqrt((lesion.shape.boundary_mm**2).mean()))
-    full = np.broadcast_to
     canvas = _Canvas(
         depth=lesion.depth,
         inner=lesion.depth / np.float32(radius),
-        x=full(x, lesion.depth.shape),
-        y=full(y, lesion.depth.shape),
+        x=np.broadcast_to(x, lesion.depth.shape),
+        y=np.broadcast_to(y, lesion.depth.shape),
         radius_mm=radius,
         liver_hu=patient.liver_hu,
         pool_hu=patient.vessel_hu,
