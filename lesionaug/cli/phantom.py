@@ -30,18 +30,10 @@ def phantom(
         workers: Processes that draw patients.
     """
     from lesionaug.cli.progress import progress
-    from lesionaug.data.phantom import plan_patients, write_phantom
+    from lesionaug.data.phantom import write_phantom
 
-    total = len(plan_patients(lesions, seed, patients))
-    with progress("Drawing the phantom", total=total) as step:
-        summary = write_phantom(
-            out,
-            lesions,
-            seed,
-            lambda _done, _total, text: step(1, text),
-            patients=patients,
-            workers=workers,
-        )
+    with progress("Drawing the phantom") as step:
+        summary = write_phantom(out, lesions, seed, step, patients=patients, workers=workers)
     counts = ", ".join(f"{count} {name}" for name, count in summary.lesions.items())
     print(f"phantom (synthetic): {counts} in {summary.num_patients} patients, {summary.num_slices} slices, seed {seed}")
     print(f"next: lesionaug data import {out} ROIS")

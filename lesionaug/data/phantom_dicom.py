@@ -202,6 +202,9 @@ def seg_dataset(slices: Sequence[Any], segments: Sequence[SegmentMask], uid_root
         content_description="SYNTHETIC lesion margins",
         content_label="MARGINS",
         series_description="SYNTHETIC lesion margins, lesionaug phantom",
+        pixel_measures=hd.PixelMeasuresSequence(  # highdicom would guess a distance between slices that are far apart
+            pixel_spacing=slices[0].PixelSpacing, slice_thickness=slices[0].SliceThickness
+        ),
         omit_empty_frames=True,
         content_date=NO_DATE,
         content_time=NO_TIME,
@@ -213,6 +216,9 @@ def seg_dataset(slices: Sequence[Any], segments: Sequence[SegmentMask], uid_root
     seg.PatientComments = COMMENT
     seg.BurnedInAnnotation = "NO"
     # highdicom takes the wall clock and a random UID here; both would make every phantom different.
+    for equipment in seg.ContributingEquipmentSequence:
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = NO_DATE + NO_TIME
     for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
         if keyword in seg:
             delattr(seg, keyword)
