@@ -1,10 +1,12 @@
-"""The contact sheet of the augmentation (Fig. 3 of the paper): one lesion per class, every kind of transformation, one grey window."""
+"""The contact sheet of the augmentation (Fig. 3 of the paper): one lesion per class, every kind, one grey window."""
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +20,6 @@ if TYPE_CHECKING:
     from lesionaug.augment.plan import AugmentationPlan
     from lesionaug.data.rois import RoiBatch
 
-# What every picture of the package has in common. The salt and the bundled font make equal content equal bytes.
-STYLE: dict[str, Any] = {
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "lesionaug",
-}
 RING_COLOUR = "#E69F00"  # Okabe-Ito orange: seen on dark and on bright tissue, also without colour vision
 BANNERS = {
     "phantom": "Phantom data: synthetic, not patients",
@@ -52,10 +42,27 @@ def banner(kind: str) -> str:
     return BANNERS.get(kind, f"Data of unknown kind ({kind})")
 
 
+def drawing_style() -> AbstractContextManager[None]:
+    """What every picture of the package has in common; the salt and the bundled font make equal content equal bytes."""
+    return matplotlib.rc_context(
+        {
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "figure.constrained_layout.use": True,
+            "figure.facecolor": "white",
+            "font.family": "DejaVu Sans",
+            "font.size": 9.0,
+            "legend.frameon": False,
+            "svg.fonttype": "path",
+            "svg.hashsalt": "lesionaug",
+        }
+    )
+
+
 def figure_png(figure: Figure, *, dpi: int = 150) -> bytes:
     """The figure as PNG bytes: no date, no software tag, so that equal figures give equal bytes."""
     stream = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         FigureCanvasAgg(figure)
         figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
     return stream.getvalue()
@@ -116,6 +123,9 @@ def contact_sheet(
     columns: int = 8,
     size: int = 64,
     ring: bool = True,
+    antialias: bool = True,
+    a: float = -0.5,
+    border: str = "reflect",
 ) -> Figure:
     """Draw the augmentation of one lesion per class: original, rotations, flips, translations and scalings (Fig. 3).
 
@@ -131,6 +141,9 @@ def contact_sheet(
         columns: Tiles per row.
         size: Pixels of a patch, as the network sees it.
         ring: Draw the circle of diameter d around the lesion's centre.
+        antialias: As in `augment`.
+        a: As in `augment`.
+        border: As in `augment`.
 
     Returns:
         A figure of one block of rows per lesion.
@@ -142,6 +155,7 @@ def contact_sheet(
     from lesionaug.data.rois import DEFAULT_WINDOW_HU
 
     window = DEFAULT_WINDOW_HU if window is None else window
+    draw = functools.partial(augment, size=size, window=window, antialias=antialias, a=a, border=border)
     if lesions is None:
         named = [(name, chosen[0]) for name, chosen in random_lesions(rois, 1, seed)]
     else:
@@ -150,15 +164,15 @@ def contact_sheet(
     indices = sorted({tile.index for _, tiles in rows for tile in tiles if tile.index is not None})
     place = {index: position for position, index in enumerate(indices)}
 
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         figure = Figure(figsize=(0.62 + 1.12 * columns, 0.75 + len(named) * (0.3 + 1.32 * len(rows))))
         blocks = figure.subfigures(len(named), 1, squeeze=False)[:, 0]
         for (name, lesion), block in zip(named, blocks, strict=True):
             one = rois[[lesion]].to("cpu")
             params = plan.sample(one, seed=seed, indices=torch.tensor(indices, dtype=torch.int64))
             base = originals(one)
-            patches = augment(one, params, size=size, window=window)[:, 0]
-            original = augment(one, base, size=size, window=window)[0, 0]
+            patches = draw(one, params)[:, 0]
+            original = draw(one, base)[0, 0]
             diameter = float(one.diameters[0])
             block.suptitle(f"{name}, lesion {one.lesion_ids[0][:12]}: {_extent(one)}", x=0.01, ha="left", weight="bold")
             axes = block.subplots(len(rows), columns, squeeze=False)

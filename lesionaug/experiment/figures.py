@@ -1,6 +1,6 @@
 """The figures of the report: accuracy against group size (Fig. 8), confusion matrices, ROIs, learning curves.
 
-Every function takes plain numbers and returns a matplotlib figure; equal numbers give equal bytes (`figure_png`, `figure_svg`).
+Every function takes plain numbers and returns a matplotlib figure; equal numbers give equal bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from lesionaug.augment.sheet import RING_COLOUR, STYLE, banner, figure_png, random_lesions
+from lesionaug.augment.sheet import RING_COLOUR, banner, drawing_style, figure_png, random_lesions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ class PaperCurve:
 
 @dataclass(frozen=True)
 class ConfusionPanel:
-    """One confusion matrix: counts [C, C] (rows true, columns predicted) and its title; `reference` marks the paper's."""
+    """One confusion matrix: counts [C, C] (rows true, columns predicted), its title; `reference` marks the paper's."""
 
     title: str
     counts: np.ndarray[Any, Any]
@@ -82,7 +82,7 @@ class ConfusionPanel:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Training history of one model: x (epochs or steps), mean loss and training accuracy (fractions), one value each."""
+    """Training history of one model: x (epochs or steps), mean loss and training accuracy (fractions) at each."""
 
     x: Sequence[float]
     loss: Sequence[float]
@@ -92,7 +92,7 @@ class LearningCurve:
 def figure_svg(figure: Figure) -> str:
     """The figure as SVG text with glyphs as paths, without date and creator."""
     stream = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         FigureCanvasAgg(figure)
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return stream.getvalue()
@@ -110,7 +110,7 @@ def accuracy_figure(
         paper: The paper's curve as a grey reference, or None.
         note: A line below the axes: what the optimum saw, what is missing.
     """
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         figure = Figure(figsize=(7.4, 4.6))
         axis = figure.subplots()
         sizes = [group.size for group in groups]
@@ -212,7 +212,7 @@ def confusion_figure(panels: Sequence[ConfusionPanel], *, kind: str) -> Figure:
         panels: The matrices; those of the paper are drawn in grey.
         kind: Kind of the data, for the banner.
     """
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         columns = min(3, max(1, len(panels)))
         rows = max(1, math.ceil(len(panels) / columns))
         cells = max((len(panel.classes) for panel in panels), default=3)
@@ -234,7 +234,7 @@ def _draw_confusion(axis: Axes, panel: ConfusionPanel) -> None:
     axis.imshow(share, cmap="Greys" if panel.reference else "Blues", vmin=0.0, vmax=1.25)
     for i, j in np.ndindex(*counts.shape):
         axis.text(
-            j, i, f"{_count(counts[i, j])}\n{100 * share[i, j]:.1f} %", ha="center", va="center", fontsize=8.5,
+            j, i, f"{_count(float(counts[i, j]))}\n{100 * share[i, j]:.1f} %", ha="center", va="center", fontsize=8.5,
             color="white" if share[i, j] > 0.72 else INK,
         )  # fmt: skip
     n = len(panel.classes)
@@ -262,14 +262,14 @@ def _short(name: str) -> str:
 
 
 def learning_figure(curves: Mapping[int, Sequence[LearningCurve]], *, kind: str, unit: str = "epoch") -> Figure:
-    """Training loss and training accuracy: a line per group (mean over its models), a band from the lowest to the highest.
+    """Training loss and training accuracy: a line per group (mean over models), a band from lowest to highest.
 
     Args:
         curves: Group size -> one curve per trained model.
         kind: Kind of the data, for the banner.
         unit: What x counts: "epoch", or "optimiser step" where every model takes equally many.
     """
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         figure = Figure(figsize=(7.4, 3.6))
         loss_axis, accuracy_axis = figure.subplots(1, 2)
         colours = matplotlib.colormaps["cividis"](np.linspace(0.0, 0.92, max(1, len(curves))))
@@ -316,7 +316,7 @@ def roi_figure(
     """
     drawn = random_lesions(rois, per_class, seed)
     columns = max(6, *(len(chosen) for _, chosen in drawn))
-    with matplotlib.rc_context(STYLE):
+    with drawing_style():
         figure = Figure(figsize=(0.5 + 1.12 * columns, 0.85 + 1.3 * len(drawn)))
         axes = figure.subplots(len(drawn), columns, squeeze=False)
         for (name, chosen), line in zip(drawn, axes, strict=True):
