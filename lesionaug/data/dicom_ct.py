@@ -1,7 +1,7 @@
 """CT slices out of DICOM files, in Hounsfield units: read carefully, or refused with a reason, never guessed.
 
-pydicom's own helpers hand back *stored* values without a word where the rescale tags are missing, accept 'abc' as a pixel
-spacing, and raise a dozen kinds of exception on broken files. Here every number is checked and every failure is a
+pydicom's own helpers hand back *stored* values without a word where the rescale tags are missing, accept 'abc' as a
+pixel spacing, and raise a dozen kinds of exception on broken files. Here every number is checked and every failure is a
 `DataError` that names the file, the rule and the fix.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lesionaug.data.slices import Plane, Reorientation, Slice, SourceFile, clip_hu, face_left_posterior
+from lesionaug.data.slices import HuArray, Plane, Reorientation, Slice, SourceFile, clip_hu, face_left_posterior
 from lesionaug.errors import DataError
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def read_dicom(source: SourceFile, *, pixels: bool, where: str | None = None) ->
         dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
         if not text(dataset, "SOPClassUID"):
             raise DataError(
-                where, "the file does not state what it is (SOP class UID): it is cut short or was stripped", _EXPORT_AGAIN
+                where,
+                "the file does not state what it is (SOP class UID): it is cut short or was stripped",
+                _EXPORT_AGAIN,
             )
         return dataset
 
@@ -201,7 +203,7 @@ def rescale(dataset: Dataset, where: str, frame: int = 0) -> tuple[float, float]
             if not 0 < slope[0] < 1e6 or abs(intercept[0]) > 1e6:
                 raise DataError(
                     where,
-                    f"RescaleSlope must be above 0 and both plausible, got slope {slope[0]:g}, intercept {intercept[0]:g}",
+                    f"RescaleSlope must be above 0, both plausible; got slope {slope[0]:g}, intercept {intercept[0]:g}",
                     "Correct the tags",
                 )
             return float(slope[0]), float(intercept[0])
@@ -382,7 +384,7 @@ def _step_mm(dataset: Dataset, where: str) -> float | None:
     return min(steps, default=None)
 
 
-def hounsfield(dataset: Dataset, where: str) -> NDArray[np.int16] | NDArray[np.float32]:
+def hounsfield(dataset: Dataset, where: str) -> HuArray:
     """The picture in HU as stored (not turned), clipped to -1024 .. 3071, which also makes air of any padding value.
 
     MONOCHROME1 says how to display the values, not what they mean: HU are never inverted.
@@ -394,7 +396,9 @@ def hounsfield(dataset: Dataset, where: str) -> NDArray[np.int16] | NDArray[np.f
     rescale_type = text(dataset, "RescaleType").upper()
     if rescale_type not in ("", "HU", "US", "HU_MOD"):
         raise DataError(
-            where, f"the rescaled values must be Hounsfield units, RescaleType is '{rescale_type[:16]}'", "Export CT in HU"
+            where,
+            f"the rescaled values must be Hounsfield units, RescaleType is '{rescale_type[:16]}'",
+            "Export CT in HU",
         )
     slope, intercept = rescale(dataset, where)
     stored = decode(dataset, where)
@@ -414,15 +418,15 @@ def _check_pixel_format(dataset: Dataset, where: str) -> None:
     samples, kind = int(dataset.get("SamplesPerPixel") or 1), text(dataset, "PhotometricInterpretation").upper()
     if samples != 1 or kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise DataError(
-            where, f"a CT slice must be grey (MONOCHROME1 or 2), this one is '{kind[:16]}'", "Export the original series"
+            where,
+            f"a CT slice must be grey (MONOCHROME1 or 2), this one is '{kind[:16]}'",
+            "Export the original series",
         )
     frames = text(dataset, "NumberOfFrames")
     if frames not in ("", "0", "1"):
         raise DataError(where, "several frames in one CT Image file are not supported", "Export one file a slice")
     if int(dataset.BitsAllocated) not in (8, 16, 32) or int(dataset.PixelRepresentation) not in (0, 1):
-        raise DataError(
-            where, f"BitsAllocated must be 8, 16 or 32, got {dataset.BitsAllocated}", _EXPORT_AGAIN
-        )
+        raise DataError(where, f"BitsAllocated must be 8, 16 or 32, got {dataset.BitsAllocated}", _EXPORT_AGAIN)
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     flag = text(dataset, "LossyImageCompression")
     if flag == "01" or syntax in _ALWAYS_LOSSY or (syntax in _LOSSY_OR_NOT and flag != "00"):
@@ -441,7 +445,8 @@ def decode(dataset: Dataset, where: str, frame: int | None = None) -> NDArray[An
     Raises:
         DataError: When the codec is missing (with the pip line) or the data cannot be decoded.
     """
-    from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.utils import pixel_array
 
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
@@ -451,7 +456,9 @@ def decode(dataset: Dataset, where: str, frame: int | None = None) -> NDArray[An
             decoder = get_decoder(syntax)
         except NotImplementedError:
             raise DataError(
-                where, f"pixels in the transfer syntax {syntax.name} are not supported", "Export uncompressed or lossless"
+                where,
+                f"pixels in the transfer syntax {syntax.name} are not supported",
+                "Export uncompressed or lossless",
             ) from None
         if not decoder.is_available:
             package = _CODEC_PACKAGES.get(str(syntax), "python-gdcm pylibjpeg pylibjpeg-openjpeg pyjpegls")

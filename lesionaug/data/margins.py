@@ -115,7 +115,12 @@ def diameter_px(mask: NDArray[np.bool_], spacing_mm: tuple[float, float]) -> flo
     first = left + window.argmax(axis=1)
     last = right - window[:, ::-1].argmax(axis=1)
     # Only the outermost corners of a row can lie on the hull.
-    corners = {(int(x), int(y)) for i, low, high in zip(rows, first, last, strict=True) for y in (i, i + 1) for x in (low, high)}
+    corners = {
+        (int(x), int(y))
+        for i, low, high in zip(rows, first, last, strict=True)
+        for y in (i, i + 1)
+        for x in (low, high)
+    }
     hull = np.array(_convex_hull(sorted(corners)), dtype=np.float64)
     smallest = min(spacing_mm)
     hull *= np.array([spacing_mm[0] / smallest, spacing_mm[1] / smallest])

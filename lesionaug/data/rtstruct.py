@@ -1,7 +1,8 @@
-"""Margins out of DICOM structure sets (RTSTRUCT): contours matched to CT slices and drawn with the pixel-centre rule."""
+"""Margins out of DICOM structure sets (RTSTRUCT): contours matched to slices, then drawn."""
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from lesionaug.data.dicom_ct import CtSlice, patient_key, read_dicom, reading, text
 from lesionaug.data.margins import polygons_reach_outside, polygons_to_mask
 from lesionaug.data.slices import Finding, Margin, MarginOnSlice, MarginRefused, SourceFile
+from lesionaug.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -73,19 +75,20 @@ def read_rtstruct(
                 name = text(roi, "ROIName")
                 with_name = f"{source.name} ROI {number} '{name}'"
                 if left_out(name):
-                    findings.append(Finding("info", with_name, "left out as the label map says", ""))
+                    findings.append(
+                        Finding("info", with_name, "left out as the label map says", "", "left out", source, number)
+                    )
                     continue
                 frame = text(roi, "ReferencedFrameOfReferenceUID") or text(dataset, "FrameOfReferenceUID")
                 drawn = _contours(contours.get(number), with_name, findings)
                 if not drawn:
+                    rule = "the ROI has no closed contour, so it is skipped"
+                    findings.append(Finding("warning", with_name, rule, "", "no closed contour", source, number))
                     continue
                 on_slice, missing = _match(drawn, frame, series, slices, patient, with_name, findings)
                 entries = _draw(on_slice, with_name, findings)
-        except MarginRefused as error:
-            findings.append(Finding.from_error(error))
-            continue
-        except ValueError as error:  # a DataError, which is one
-            findings.append(Finding("error", with_name, getattr(error, "rule", str(error)), getattr(error, "fix", "")))
+        except DataError as error:
+            findings.append(Finding.refused(error, source, number))
             continue
         yield Margin(
             source=source,
@@ -123,8 +126,6 @@ def _contours(item: Dataset | None, where: str, findings: list[Finding]) -> list
     if other:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items()))
         findings.append(Finding("warning", where, f"only closed contours are margins; passed over: {kinds}", ""))
-    if not found:
-        findings.append(Finding("warning", where, "the ROI has no closed contour, so it is skipped", ""))
     return found
 
 
@@ -167,7 +168,7 @@ def _match(
     where: str,
     findings: list[Finding],
 ) -> tuple[dict[CtSlice, list[NDArray[np.float64]]], int]:
-    """Which slice each contour lies on: polygons [n, 2] by slice (integers at pixel centres), and how many lie on none."""
+    """Polygons [n, 2] by the slice they lie on (integers at pixel centres), and how many contours lie on none."""
     placed = [s for s in slices if s.plane is not None]
     by_uid = {s.sop_uid: s for s in placed if s.sop_uid}
     in_frame = [s for s in placed if frame and s.frame_of_reference == frame]
@@ -238,8 +239,8 @@ def _step(plane_of: CtSlice, slices: Sequence[CtSlice], contours: list[_Contour]
         float(s.plane.position @ normal) for s in slices if s.plane is not None and s.series_uid == plane_of.series_uid
     )
     planes = sorted(float((contour.points_mm @ normal).mean()) for contour in contours)
-    steps = [b - a for a, b in zip(depths, depths[1:], strict=False) if b - a > SAME_PLANE_MM]
-    steps += [b - a for a, b in zip(planes, planes[1:], strict=False) if b - a > SAME_PLANE_MM]
+    steps = [b - a for a, b in itertools.pairwise(depths) if b - a > SAME_PLANE_MM]
+    steps += [b - a for a, b in itertools.pairwise(planes) if b - a > SAME_PLANE_MM]
     if plane_of.step_mm is not None:
         steps.append(plane_of.step_mm)
     return min(steps, default=None)
@@ -268,9 +269,7 @@ def _by_reference(
     return nearest
 
 
-def _by_plane(
-    contour: _Contour, contours: list[_Contour], slices: Sequence[CtSlice], where: str
-) -> CtSlice | None:
+def _by_plane(contour: _Contour, contours: list[_Contour], slices: Sequence[CtSlice], where: str) -> CtSlice | None:
     candidates: dict[str, CtSlice] = {}
     for uid in {s.series_uid for s in slices}:
         of_series = [s for s in slices if s.series_uid == uid]

@@ -100,7 +100,9 @@ def read_segmentation(
     for number, label in segments.items():
         with_label = f"{where} segment {number} '{label}'"
         if left_out(label):
-            findings.append(Finding("info", with_label, "left out as the label map says", ""))
+            findings.append(
+                Finding("info", with_label, "left out as the label map says", "", "left out", source, number)
+            )
             continue
         try:
             with reading(with_label):
@@ -109,7 +111,7 @@ def read_segmentation(
                     dataset, kind, number, own, placed, frame_of_reference, series, patient, with_label, findings
                 )
         except DataError as error:
-            findings.append(Finding("error", with_label, error.rule, error.fix))
+            findings.append(Finding.refused(error, source, number))
             continue
         yield Margin(
             source=source,
@@ -145,7 +147,7 @@ def _frames(dataset: Dataset, kind: str, where: str) -> list[_Frame]:
         DataError: When a frame does not say where it lies, or is not axial.
     """
     height, width, count = int(dataset.Rows), int(dataset.Columns), int(dataset.NumberOfFrames)
-    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and 0 < count):
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and count > 0):
         raise DataError(where, f"frames must have 1 .. {MAX_SIDE} rows and columns", "Export the segmentation again")
     if len(dataset.get("PerFrameFunctionalGroupsSequence") or []) != count:
         raise DataError(where, f"{count} frames are stated but not described", "Export the segmentation again")
@@ -258,14 +260,20 @@ def _offset(frame: _Frame, chosen: CtSlice, where: str) -> tuple[int, int]:
     """
     plane = chosen.plane
     assert plane is not None
-    turned = max(float(np.linalg.norm(frame.plane.right - plane.right)), float(np.linalg.norm(frame.plane.down - plane.down)))
+    turned = max(
+        float(np.linalg.norm(frame.plane.right - plane.right)), float(np.linalg.norm(frame.plane.down - plane.down))
+    )
     ratio = np.array(frame.plane.spacing_mm) / np.array(plane.spacing_mm)
     xy = plane.to_pixels(frame.plane.position[None])[0][0]
     whole = np.rint(xy)
-    if turned > SAME_DIRECTION or bool((abs(ratio - 1) > SAME_SPACING).any()) or bool((abs(xy - whole) > SAME_PIXEL).any()):
+    if (
+        turned > SAME_DIRECTION
+        or bool((abs(ratio - 1) > SAME_SPACING).any())
+        or bool((abs(xy - whole) > SAME_PIXEL).any())
+    ):
         raise MarginRefused(
             where,
-            f"the segmentation's pixel grid is not that of slice #{chosen.source.number} (spacing, turn or a shift of part of a pixel)",
+            f"its pixel grid is not that of slice #{chosen.source.number} (spacing, turn, or part of a pixel)",
             "Export it on the grid of the CT series",
             "pixel grid differs from the slice's",
         )
@@ -284,9 +292,7 @@ def _frame_mask(dataset: Dataset, kind: str, number: int, index: int, where: str
     return np.asarray(stored != 0)
 
 
-def _paste(
-    drawn: NDArray[np.bool_], left: int, top: int, shape: tuple[int, int]
-) -> tuple[NDArray[np.bool_], bool]:
+def _paste(drawn: NDArray[np.bool_], left: int, top: int, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
     """The mask on the slice's grid, and whether some of it fell outside."""
     mask = np.zeros(shape, dtype=np.bool_)
     rows, columns = np.nonzero(drawn)

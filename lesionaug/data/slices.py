@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ HU_CLIP = (-1024, 3071)
 # An axis of the picture may lean this far from the patient's axis: a gantry tilts by at most 30 degrees.
 LARGEST_TILT_DEG = 35.0
 
+HuArray = NDArray[Any]  # int16 where every value is whole, else float32; clipped to HU_CLIP
 Pixel = TypeVar("Pixel", bound=np.generic)
 Severity = Literal["error", "warning", "info"]
 
@@ -43,17 +44,24 @@ class Finding:
         where: File relative to the source, with row, ROI or segment.
         rule: What must hold and what was found.
         fix: What to do about it.
+        reason: For a margin that is not taken: why, in words that name nobody, for the import report.
+        source: For a margin that is not taken: its file.
+        number: For a margin that is not taken: its ROI, segment or line number.
     """
 
     severity: Severity
     where: str
     rule: str
-    fix: str
+    fix: str = ""
+    reason: str = ""
+    source: SourceFile | None = field(default=None, repr=False)
+    number: int | None = None
 
     @classmethod
-    def from_error(cls, error: DataError) -> Finding:
-        """The finding that says what an error said."""
-        return cls("error", error.where, error.rule, error.fix)
+    def refused(cls, error: DataError, source: SourceFile | None = None, number: int | None = None) -> Finding:
+        """The finding that says what an error said, about a margin where its file and number are given."""
+        reason = getattr(error, "reason", "refused with an error" if source else "")
+        return cls("error", error.where, error.rule, error.fix, reason, source, number)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.rule}. {self.fix}".strip()
@@ -169,7 +177,7 @@ def face_left_posterior(plane: Plane, height: int, width: int, where: str) -> tu
     return Plane(position, right, down, (spacing[0], spacing[1])), Reorientation(transpose, flip_x, flip_y)
 
 
-def clip_hu(hu: NDArray[np.float64]) -> NDArray[np.int16] | NDArray[np.float32]:
+def clip_hu(hu: NDArray[np.float64]) -> HuArray:
     """Clip to `HU_CLIP`; int16 where every value is whole, else float32."""
     clipped = np.clip(hu, *HU_CLIP)
     whole = np.rint(clipped)
@@ -188,7 +196,7 @@ class Slice:
     """
 
     source: SourceFile
-    hu: NDArray[np.int16] | NDArray[np.float32]
+    hu: HuArray
     spacing_mm: tuple[float, float]
     phantom: bool = False
 
@@ -267,7 +275,7 @@ class Lesion:
     """
 
     lesion_id: str
-    hu: NDArray[np.int16] | NDArray[np.float32]
+    hu: HuArray
     mask: NDArray[np.bool_]
     center: tuple[float, float]
     diameter_px: float
@@ -280,7 +288,7 @@ class Lesion:
     phantom: bool = False
 
 
-def lesion_id(hu: NDArray[np.int16] | NDArray[np.float32], mask: NDArray[np.bool_]) -> str:
+def lesion_id(hu: HuArray, mask: NDArray[np.bool_]) -> str:
     """The id of a lesion: 64 bits of a hash of its own pixels and mask."""
     digest = hashlib.blake2b(b"lesionaug lesion 1", digest_size=8)
     digest.update(f" {hu.shape[0]} {hu.shape[1]} {hu.dtype.name} ".encode())
