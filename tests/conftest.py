@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,64 @@ def shared_data() -> Path:
     if not (folder / "MANIFEST.md").exists():
         pytest.skip("the real files of ../shared/data are not on this machine")
     return folder
+
+
+@pytest.fixture(
+    params=["cpu", "cuda-source-on-cpu", pytest.param("cuda", marks=pytest.mark.gpu)],
+    ids=["cpu", "emulated", "cuda"],
+)
+def device(request, monkeypatch):
+    """A torch device to run an operator test on: the CPU loops, the CUDA kernels' source on the CPU, and a real GPU."""
+    import torch
+
+    from lesionaug.augment import native
+
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            if os.environ.get("LESIONAUG_REQUIRE_CUDA") == "1":
+                pytest.fail("no CUDA device, and LESIONAUG_REQUIRE_CUDA=1 says there must be one")
+            pytest.skip("no CUDA device")
+        return torch.device("cuda")
+    if request.param == "cuda-source-on-cpu":
+        _emulate_cuda(monkeypatch, native)
+    return torch.device("cpu")
+
+
+@pytest.fixture
+def checks_values(request, device) -> bool:
+    """Whether the device's kernels raise for bad values by themselves; CUDA gives patches of NaN instead."""
+    return request.node.callspec.params["device"] == "cpu"
+
+
+def _emulate_cuda(monkeypatch, native) -> None:
+    """Answer for the CPU with the CUDA backend over the emulated module."""
+    from lesionaug import _native_emulated
+
+    class Emulated(native.CudaBackend):
+        module = _native_emulated
+
+        def current(self):
+            return nullcontext()
+
+        def stream(self):
+            return 0
+
+    import torch
+
+    emulated = Emulated(torch.device("cpu"))
+    monkeypatch.setattr(native, "backend", lambda device: emulated)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Nothing may open a connection to another machine."""
+    import socket
+
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to connect to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
