@@ -121,7 +121,7 @@ def _options(
 
 
 def _print_findings(findings: Sequence[Finding], stream: object, most: int | None) -> None:
-    """One line each, errors first; notes of one kind that repeat for many lesions are summed up unless all are wanted."""
+    """One line each, errors first; with `most` set, long lists are cut and the notes only counted."""
     for severity in ("error", "warning", "info"):
         own = [finding for finding in findings if finding.severity == severity]
         if severity == "info" and most is not None:

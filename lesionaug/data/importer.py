@@ -7,10 +7,11 @@ import hashlib
 import hmac
 import io
 import json
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -289,6 +290,7 @@ class _Collected:
     lesions: list[Lesion] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     kind: str = "imported"
+    fatal: DataError | None = None  # a fault that no leaving out of lesions can mend
 
 
 def check_source(
@@ -343,6 +345,8 @@ def import_source(
     key = _pseudonym_key(options.pseudonym_key)
     source = find_source(path)
     collected = _collect(source, options, progress)
+    if collected.fatal is not None:
+        raise collected.fatal
     errors = [finding for finding in collected.findings if finding.severity == "error"]
     if errors and not options.skip_faulty:
         raise SourceRefused(
@@ -365,6 +369,8 @@ def _collect(source: FoundSource, options: ImportOptions, progress: Progress | N
     """Read a source whole: its lesions, their classes, and every fault on the way."""
     if options.labels is not None and options.label_map:
         raise ConfigError("--labels, --label-map", "give one of the two, not both", "Put the classes into one of them")
+    if options.hu_offset is not None and not math.isfinite(options.hu_offset):
+        raise ConfigError("--hu-offset", "must be a finite number", "For example -32768")
     label_map = LabelMap.parse(options.label_map)
     collected = _Collected(list(source.findings))
     label_file = None
@@ -372,7 +378,7 @@ def _collect(source: FoundSource, options: ImportOptions, progress: Progress | N
         try:
             label_file = LabelFile.read(options.labels)
         except DataError as error:
-            collected.findings.append(Finding.refused(error))
+            _fail(collected, error)
     step = progress or (lambda done, total, text: None)
     if source.format == "dicom":
         slices, margin_files = _read_dicom_files(source, collected, step)
@@ -533,7 +539,7 @@ def _cut(margin: Margin, options: ImportOptions, collected: _Collected) -> None:
         try:
             lesion = cut_lesion(margin, chosen)
         except DataError as error:
-            collected.findings.append(replace(Finding.refused(error, margin.source, margin.number)))
+            collected.findings.append(Finding.refused(error, margin.source, margin.number))
             continue
         if lesion.num_parts > 1:
             collected.findings.append(
@@ -555,12 +561,17 @@ def _cut(margin: Margin, options: ImportOptions, collected: _Collected) -> None:
         collected.lesions.append(lesion)
 
 
+def _fail(collected: _Collected, error: DataError) -> None:
+    collected.fatal = error
+    collected.findings.append(Finding.refused(error))
+
+
 def _kind(slices: list[CtSlice], collected: _Collected) -> str:
-    """Whether the source is a phantom; a mixture is a fault."""
+    """Whether the source is a phantom; a mixture is a fault, for nobody could tell what the store's pictures show."""
     marks = {s.phantom for s in slices} or {lesion.phantom for lesion in collected.lesions}
     if len(marks) == 2:
-        # Not one of the faults that --skip-faulty leaves out: there would be no telling what the store shows.
-        raise DataError("source", "it mixes slices of a phantom with slices of patients", "Import the two separately")
+        rule = "it mixes slices of a phantom with slices of patients"
+        _fail(collected, DataError("source", rule, "Import the two separately"))
     return "phantom" if marks == {True} else "imported"
 
 

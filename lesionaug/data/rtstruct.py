@@ -184,10 +184,11 @@ def _match(
         )
     on_slice: dict[CtSlice, list[NDArray[np.float64]]] = defaultdict(list)
     missing = 0
+    steps = _Steps(slices, contours)
     for contour in contours:
-        chosen = _by_reference(contour, contours, by_uid, placed, where)
+        chosen = _by_reference(contour, steps, by_uid, where)
         if chosen is None:
-            chosen = _by_plane(contour, contours, in_frame, where)
+            chosen = _by_plane(contour, steps, in_frame, where)
         elif frame and chosen.frame_of_reference != frame:
             warning = Finding(
                 "warning", where, "its frame of reference differs from the CT's; matched by SOP instance UID", ""
@@ -227,38 +228,44 @@ def _depths(contour: _Contour, plane_of: CtSlice, where: str) -> float:
     return abs(float(depth.mean()))
 
 
-def _step(plane_of: CtSlice, slices: Sequence[CtSlice], contours: list[_Contour]) -> float | None:
-    """The distance between slices that "half a step" refers to, None where nothing tells.
+class _Steps:
+    """The distance between slices that "half a step" refers to, by series.
 
     The gap between slices present is not enough: a folder may hold every fifth slice of a series, and a contour of a
     missing one must not land on its neighbour.
     """
-    assert plane_of.plane is not None
-    normal = plane_of.plane.normal
-    depths = sorted(
-        float(s.plane.position @ normal) for s in slices if s.plane is not None and s.series_uid == plane_of.series_uid
-    )
-    planes = sorted(float((contour.points_mm @ normal).mean()) for contour in contours)
-    steps = [b - a for a, b in itertools.pairwise(depths) if b - a > SAME_PLANE_MM]
-    steps += [b - a for a, b in itertools.pairwise(planes) if b - a > SAME_PLANE_MM]
-    if plane_of.step_mm is not None:
-        steps.append(plane_of.step_mm)
-    return min(steps, default=None)
+
+    def __init__(self, slices: Sequence[CtSlice], contours: list[_Contour]) -> None:
+        self.contours = contours
+        self.by_series: dict[str, list[CtSlice]] = defaultdict(list)
+        for entry in slices:
+            if entry.plane is not None:
+                self.by_series[entry.series_uid].append(entry)
+        self._known: dict[str, float | None] = {}
+
+    def of(self, plane_of: CtSlice) -> float | None:
+        """The step of a slice's series in mm, None where nothing tells."""
+        uid = plane_of.series_uid
+        if uid not in self._known:
+            assert plane_of.plane is not None
+            normal = plane_of.plane.normal
+            own = self.by_series[uid]
+            depths = sorted(float(s.plane.position @ normal) for s in own if s.plane is not None)
+            planes = sorted(float((contour.points_mm @ normal).mean()) for contour in self.contours)
+            gaps = [b - a for ordered in (depths, planes) for a, b in itertools.pairwise(ordered)]
+            steps = [gap for gap in gaps if gap > SAME_PLANE_MM]
+            steps += [s.step_mm for s in own if s.step_mm is not None]
+            self._known[uid] = min(steps, default=None)
+        return self._known[uid]
 
 
-def _by_reference(
-    contour: _Contour,
-    contours: list[_Contour],
-    by_uid: dict[str, CtSlice],
-    slices: Sequence[CtSlice],
-    where: str,
-) -> CtSlice | None:
+def _by_reference(contour: _Contour, steps: _Steps, by_uid: dict[str, CtSlice], where: str) -> CtSlice | None:
     named = [by_uid[uid] for uid in contour.sop_uids if uid in by_uid]
     if not named:
         return None
     nearest = min(named, key=lambda s: _depths(contour, s, where))
     distance = _depths(contour, nearest, where)
-    step = _step(nearest, [s for s in slices if s.frame_of_reference == nearest.frame_of_reference], contours)
+    step = steps.of(nearest)
     if distance > max(SAME_PLANE_MM, BETWEEN[1] * (step or 0.0)):
         raise MarginRefused(
             where,
@@ -269,13 +276,13 @@ def _by_reference(
     return nearest
 
 
-def _by_plane(contour: _Contour, contours: list[_Contour], slices: Sequence[CtSlice], where: str) -> CtSlice | None:
+def _by_plane(contour: _Contour, steps: _Steps, slices: Sequence[CtSlice], where: str) -> CtSlice | None:
     candidates: dict[str, CtSlice] = {}
     for uid in {s.series_uid for s in slices}:
         of_series = [s for s in slices if s.series_uid == uid]
         nearest = min(of_series, key=lambda s: _depth_of_mean(contour, s))
         distance = _depth_of_mean(contour, nearest)
-        step = _step(nearest, of_series, contours)
+        step = steps.of(nearest)
         if distance <= SAME_PLANE_MM or (step is not None and distance < BETWEEN[0] * step):
             _depths(contour, nearest, where)
             same = [s for s in of_series if abs(_depth_of_mean(contour, s) - distance) < SAME_PLANE_MM / 10]

@@ -48,6 +48,7 @@ SAME_SPACING = 1e-3  # relative
 
 FRACTION = 0.5  # a pixel of a fractional segment belongs from here on
 
+_PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # uncompressed little endian
 _BACKGROUND = "125040"  # SegmentedPropertyTypeCode (DCM) of a label map's background
 
 
@@ -282,7 +283,7 @@ def _offset(frame: _Frame, chosen: CtSlice, where: str) -> tuple[int, int]:
 
 def _frame_mask(dataset: Dataset, kind: str, number: int, index: int, where: str) -> NDArray[np.bool_]:
     """One frame of one segment as stored, bool [Rows, Columns]."""
-    stored = decode(dataset, where, frame=index)
+    stored = _bits(dataset, index, where) if int(dataset.BitsAllocated) == 1 else decode(dataset, where, frame=index)
     if stored.shape != (int(dataset.Rows), int(dataset.Columns)):
         raise DataError(where, "a decoded frame is not Rows x Columns", "Export the segmentation again")
     if kind == "LABELMAP":
@@ -290,6 +291,22 @@ def _frame_mask(dataset: Dataset, kind: str, number: int, index: int, where: str
     if kind == "FRACTIONAL":
         return np.asarray(stored >= FRACTION * int(dataset.MaximumFractionalValue))
     return np.asarray(stored != 0)
+
+
+def _bits(dataset: Dataset, index: int, where: str) -> NDArray[Any]:
+    """One frame of one bit a pixel; frames follow each other without padding, so one may start within a byte.
+
+    (pydicom 3.0.2 decodes all frames at once correctly, but a single one only where frames start on a byte.)
+    """
+    if str(dataset.file_meta.TransferSyntaxUID) not in _PLAIN:
+        return np.asarray(decode(dataset, where, frame=index))
+    size = int(dataset.Rows) * int(dataset.Columns)
+    first, last = index * size, (index + 1) * size
+    packed = np.frombuffer(dataset.PixelData, dtype=np.uint8)[first // 8 : -(-last // 8)]
+    bits = np.unpackbits(packed, bitorder="little")[first % 8 :]
+    if bits.size < size:
+        raise DataError(where, "the pixel data end too early", "Export the segmentation again")
+    return bits[:size].reshape(int(dataset.Rows), int(dataset.Columns))
 
 
 def _paste(drawn: NDArray[np.bool_], left: int, top: int, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
