@@ -170,7 +170,7 @@ def contact_sheet(
         for (name, lesion), block in zip(named, blocks, strict=True):
             one = rois[[lesion]].to("cpu")
             params = plan.sample(one, seed=seed, indices=torch.tensor(indices, dtype=torch.int64))
-            base = originals(one)
+            base = originals(one, plan.base_side)
             patches = draw(one, params)[:, 0]
             original = draw(one, base)[0, 0]
             diameter = float(one.diameters[0])

@@ -349,8 +349,10 @@ def _draw_roi(axis: Axes, rois: RoiBatch, lesion: int, window: tuple[float, floa
     )
     axis.set_aspect(spacing[1] / spacing[0])
     if margin and rois.masks is not None:
-        for start, end in _mask_edges(rois.masks[lesion].to("cpu").numpy()):
-            axis.plot(*zip(start, end, strict=True), color=RING_COLOUR, linewidth=0.9, solid_capstyle="projecting")
+        from matplotlib.collections import LineCollection
+
+        edges = _mask_edges(rois.masks[lesion].to("cpu").numpy())
+        axis.add_collection(LineCollection(edges, colors=RING_COLOUR, linewidths=0.9, capstyle="projecting"))
     elif margin:
         from matplotlib.patches import Ellipse
 
