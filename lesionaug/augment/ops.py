@@ -354,6 +354,7 @@ for _device in ("CPU", "CUDA"):
     _library.impl("resample_out", _resample_out, _device)
     _library.impl("resample_adjoint", _resample_adjoint, _device)
     _library.impl("patch_to_image", _patch_to_image, _device)
+_library.impl("patch_to_image", torch.library.fallthrough_kernel, "Autograd")  # maps depend on no pixel
 torch.library.register_fake("lesionaug::resample", _resample_fake, lib=_library)
 torch.library.register_fake("lesionaug::resample_out", _resample_out_fake, lib=_library)
 torch.library.register_fake("lesionaug::resample_adjoint", _resample_adjoint_fake, lib=_library)

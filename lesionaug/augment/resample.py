@@ -131,7 +131,7 @@ def _windowed_with_gradient(sources: Sources, size: int, s: Sampling, dtype: tor
     def scale(values: Tensor) -> Tensor:
         return ((values.to(compute) - low) * (1 / (high - low))).clamp(0, 1)
 
-    plain = Sampling(s.antialias, s.border, s.a, float(scale(torch.tensor(s.fill))))
+    plain = Sampling(s.antialias, s.border, s.a, min(max((s.fill - low) / (high - low), 0.0), 1.0))
     pixels = scale(sources.pixels)
     patches = _call(Sources(pixels, *sources.tensors()[1:]), size, plain, compute, None, check)
     return (s.out_range[0] + patches.clamp(0, 1) * (s.out_range[1] - s.out_range[0])).to(dtype)
