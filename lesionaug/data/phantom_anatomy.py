@@ -132,9 +132,12 @@ def draw_geometry(patient: Patient, grid: Grid, level: float, rng: np.random.Gen
         float(rng.uniform(-30, 30)),
     )
 
-    allowed = soft_min(peritoneum - 1.5, -(vertebra.depth(grid.x, grid.y) + 7), 8.0)
-    for vessel in (aorta, cava):
-        allowed = soft_min(allowed, -(vessel.depth(grid.x, grid.y) + 1.5), 4.0)
+    gap = np.clip(
+        0.5 + wobble(rng, 0.9, range(1, 8), 0.5), 0.1, 3.0
+    )  # fat between the liver and the wall, not everywhere
+    allowed = soft_min(peritoneum - gap.astype(np.float32)[index], -(vertebra.depth(grid.x, grid.y) + 7), 8.0)
+    allowed = soft_min(allowed, -(aorta.depth(grid.x, grid.y) + 3), 4.0)
+    allowed = np.minimum(allowed, -(cava.depth(grid.x, grid.y) - 0.5))  # the cava lies in a groove of the liver
 
     # The liver: the whole right side up to the wall (hence radii beyond it), the left lobe in front, the bare area and
     # the fissure behind. Angles in degrees from the patient's left towards the back; radii in half-widths.
@@ -220,7 +223,7 @@ def paint_anatomy(geometry: Geometry, liver_depth: Float, rng: np.random.Generat
 
     # The table: a thin shell curved like a shallow dish, just under the back.
     dish = (b + 14) - (x / 260) ** 2 * 24 - y
-    blend(hu, everywhere, coverage(np.float32(1.5) - np.abs(dish), edge) * (np.abs(x) < 210), 40)
+    blend(hu, everywhere, coverage(np.float32(1.8) - np.abs(dish), edge) * (np.abs(x) < 210), 110)
     blend(hu, everywhere, coverage(np.float32(20) - np.abs(dish + 21), edge) * (np.abs(x) < 200 + dish), -960)
     blend(hu, everywhere, coverage(np.float32(1.2) - np.abs(dish + 41), edge) * (np.abs(x) < 160), 20)
 
@@ -248,7 +251,8 @@ def paint_anatomy(geometry: Geometry, liver_depth: Float, rng: np.random.Generat
     for vessel, value in ((geometry.aorta, patient.aorta_hu), (geometry.cava, patient.cava_hu)):
         box = grid.box(vessel.center_mm, vessel.reach_mm + 3)
         depth = vessel.depth(x[:, box[1]], y[box[0]])
-        blend(hu, box, coverage(depth + 1.2, edge), 45)  # the wall
+        if vessel is geometry.aorta:
+            blend(hu, box, coverage(depth + 1.2, edge), 50)  # its wall
         blend(hu, box, coverage(depth, edge), value)
     _paint_bones(hu, geometry, texture, edge, rng)
     return hu

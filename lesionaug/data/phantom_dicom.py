@@ -218,7 +218,7 @@ def seg_dataset(slices: Sequence[Any], segments: Sequence[SegmentMask], uid_root
     # highdicom takes the wall clock and a random UID here; both would make every phantom different.
     for equipment in seg.ContributingEquipmentSequence:
         if "ContributionDateTime" in equipment:
-            equipment.ContributionDateTime = NO_DATE + NO_TIME
+            equipment["ContributionDateTime"].value = NO_DATE + NO_TIME
     for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
         if keyword in seg:
             delattr(seg, keyword)

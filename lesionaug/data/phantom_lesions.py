@@ -235,7 +235,7 @@ def _paint_hemangioma(canvas: _Canvas) -> tuple[Float, float]:
         hu = max(pool - 8, canvas.liver_hu + 18) + 5 * canvas.field(2.5)
         return hu - np.float32(rng.uniform(0, 30)) * np.clip(canvas.inner * 1.5 - 0.6, 0, 1), float(rng.uniform(0.8, 2))
     faint = rng.random() < 0.5
-    peak = base + float(rng.uniform(28, 60)) if faint else pool
+    peak = min(base + float(rng.uniform(26, 56)), canvas.liver_hu - 6) if faint else pool
     progress = float(rng.beta(1.2, 3.0))  # of the fill-in at the time of the scan
     start = float(rng.uniform(0, 2 * np.pi))
     num_nodules = int(rng.integers(2, 6))
