@@ -26,7 +26,7 @@ from lesionaug.experiment.workers import run_in_processes
 from lesionaug.training.classifier import Progress
 
 STAGES = ("folds", "classic")
-_OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "models", "report", "report.html"})
+_OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "models", "pictures", "report", "report.html"})
 
 
 @dataclass(frozen=True)

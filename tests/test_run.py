@@ -1,0 +1,445 @@
+"""`run_experiment`: what it writes, what it refuses, and that no schedule changes a bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lesionaug.data.rois import RoiBatch
+from lesionaug.data.store import save_rois
+from lesionaug.errors import ConfigError, DataError, EnvironmentProblem, TaskFailed
+from lesionaug.evaluation.classification import confusion_matrix
+from lesionaug.experiment import run as run_module
+from lesionaug.experiment import workers as workers_module
+from lesionaug.experiment.config import RunConfig, preset
+from lesionaug.experiment.groups import classic_groups
+from lesionaug.experiment.results import load_run
+from lesionaug.experiment.run import run_experiment
+from lesionaug.experiment.task import TaskRunner, check_no_leak, derive_seed, plan_tasks
+from lesionaug.training.classifier import load_classifier, predict_probabilities
+
+NUM_LESIONS = 24
+
+
+def make_store(path: Path, seed: int = 0, labelled: bool = True) -> Path:
+    """Noise with a bright, dark or ringed disc; every seventh lesion belongs to the patient before it."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(64.0) + 0.5, torch.arange(64.0) + 0.5, indexing="ij")
+    images, diameters, labels = [], [], []
+    for i in range(NUM_LESIONS):
+        diameter = 16 + 6 * float(torch.rand((), generator=generator))
+        radius = ((x - 32) ** 2 + (y - 32) ** 2).sqrt()
+        hu = 60 + 20 * torch.randn(64, 64, generator=generator)
+        hu += torch.where(radius < diameter / 2, (-80.0, 80.0, -40.0)[i % 3], 0.0)
+        hu += torch.where((radius > diameter / 3) & (radius < diameter / 2) & (i % 3 == 2), 160.0, 0.0)
+        images.append(hu.round().to(torch.int16))
+        diameters.append(diameter)
+        labels.append(i % 3 if labelled else -1)
+    rois = RoiBatch.from_images(
+        images,
+        [[32.0, 32.0]] * NUM_LESIONS,
+        diameters,
+        labels=labels,
+        lesion_ids=[f"{37 * i % 101:03d}" for i in range(NUM_LESIONS)],
+        patient_ids=[f"P{i - (i % 7 == 6):02d}" for i in range(NUM_LESIONS)],
+        classes=("cyst", "metastasis", "hemangioma"),
+        kind="phantom",
+    )
+    save_rois(rois, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("data") / "rois")
+
+
+@pytest.fixture(scope="module")
+def done(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, trained in this process."""
+    run_dir = tmp_path_factory.mktemp("runs") / "done"
+    run_experiment(store, run_dir, preset("tiny"), workers=1, command="run --preset tiny")
+    return run_dir
+
+
+@pytest.fixture
+def copy(done: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(done, tmp_path / "copy"))
+
+
+def predictions(run_dir: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in sorted(run_dir.glob("models/*/predictions.csv"))}
+
+
+def test_a_run_directory_holds_what_it_says(store: Path, done: Path) -> None:
+    results = load_run(done)
+    assert results.config.preset == "tiny"
+    assert results.kind == "phantom"
+    assert results.complete()
+    assert results.groups("classic") == (0, 30)
+    assert len(results.tasks) == 2 * 3
+    info = json.loads((done / "run.json").read_text())
+    assert info["schema"] == 1
+    assert info["store"]["num_lesions"] == NUM_LESIONS
+    assert info["store"]["num_patients"] == NUM_LESIONS - 3
+    assert info["store"]["class_counts"] == {"cyst": 8, "metastasis": 8, "hemangioma": 8}
+    assert info["command"] == "run --preset tiny"
+    assert set(info["versions"]) >= {"lesionaug", "python", "torch", "numpy"}
+    for path in done.rglob("*"):
+        if path.suffix in (".json", ".csv"):
+            assert str(store.parent) not in path.read_text()  # no source paths in anything written
+    task = next(task for task in results.tasks if task.group_size == 30)
+    assert task.name == f"cnn-classic-00030-split{task.split}-seed0"
+    assert task.per_lesion == classic_groups((30,), 3, NUM_LESIONS, 480)[0].per_lesion == 4
+    train = len(results.folds.train_ids(task.split))
+    assert task.info["num_train_lesions"] == train
+    assert task.info["num_train_images"] == 5 * train
+    assert task.info["actual_added_per_fold"] == 4 * train / 2
+    assert (done / "models" / task.name / "history.csv").read_text().startswith("epoch,loss,train_accuracy\n1,")
+
+
+def test_pooled_predictions_hold_every_lesion_once(done: Path) -> None:
+    results = load_run(done)
+    for size in results.groups():
+        pooled = results.pooled("classic", size, 0)
+        truth = {lesion.lesion_id: lesion for lesion in results.folds.lesions}
+        assert sorted(pooled.lesion_ids) == sorted(truth)
+        for row, lesion_id in enumerate(pooled.lesion_ids):
+            assert pooled.patient_ids[row] == truth[lesion_id].patient_id
+            assert pooled.folds[row] == truth[lesion_id].fold
+            assert results.classes[pooled.labels[row]] == truth[lesion_id].label
+        assert np.array_equal(pooled.probabilities.argmax(1), pooled.predicted)
+        expected = confusion_matrix(pooled.labels, pooled.predicted, 3)
+        assert np.array_equal(pooled.summary.confusion, expected)
+
+
+def test_a_saved_model_gives_the_saved_predictions(store: Path, done: Path) -> None:
+    results = load_run(done)
+    task = results.tasks[-1]
+    trained, classes = load_classifier(done / "models" / task.name)
+    assert classes == results.classes
+    assert trained.mean == task.info["train_mean"]
+    runner = TaskRunner.open(store, done)
+    images, _ = runner._build_pool(runner._select(task.lesion_ids), 0).group(0)
+    torch.testing.assert_close(
+        predict_probabilities(trained, images), torch.from_numpy(task.probabilities), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_worker_processes_change_no_bit(store: Path, done: Path, tmp_path: Path) -> None:
+    reports: list[tuple[int, int, str]] = []
+    run_experiment(
+        store,
+        tmp_path / "two",
+        preset("tiny"),
+        workers=2,
+        progress=lambda finished, total, text: reports.append((finished, total, text)),
+    )
+    assert predictions(tmp_path / "two") == predictions(done)
+    for name in predictions(done):
+        ours, theirs = (folder / "models" / name / "model.safetensors" for folder in (tmp_path / "two", done))
+        assert ours.read_bytes() == theirs.read_bytes()
+    totals = {total for _, total, _ in reports}
+    assert totals == {sum(task.info["steps"] for task in load_run(done).tasks)}
+    assert [finished for finished, _, _ in reports] == sorted(finished for finished, _, _ in reports)
+    assert reports[-1][0] == totals.pop()
+
+
+def test_the_order_of_the_store_changes_no_prediction(store: Path, done: Path, tmp_path: Path) -> None:
+    from lesionaug.data.store import load_rois
+
+    rois = load_rois(store)
+    save_rois(rois[list(reversed(range(len(rois))))], tmp_path / "reversed")
+    run_experiment(tmp_path / "reversed", tmp_path / "run", preset("tiny"), workers=1)
+    assert predictions(tmp_path / "run") == predictions(done)
+
+
+def test_run_again_trains_only_what_is_missing(store: Path, copy: Path, done: Path) -> None:
+    names = sorted(predictions(done))
+    shutil.rmtree(copy / "models" / names[1])
+    kept = (copy / "models" / names[0] / "task.json").stat().st_mtime_ns
+    outcome = run_experiment(store, copy, None, workers=1)  # None: go on with the folder's own configuration
+    assert outcome.trained == (names[1],)
+    assert len(outcome.done_before) == len(names) - 1
+    assert (copy / "models" / names[0] / "task.json").stat().st_mtime_ns == kept
+    assert predictions(copy) == predictions(done)
+    assert run_experiment(store, copy, preset("tiny"), workers=1).trained == ()
+
+
+def test_a_dry_run_writes_nothing(store: Path, tmp_path: Path, copy: Path) -> None:
+    outcome = run_experiment(store, tmp_path / "new", preset("tiny"), dry_run=True)
+    assert not (tmp_path / "new").exists()
+    assert len(outcome.tasks) == 6
+    assert outcome.done_before == outcome.trained == ()
+    assert outcome.tasks[-1].num_steps == 12
+    before = sorted(copy.rglob("*"))
+    assert len(run_experiment(store, copy, dry_run=True).done_before) == 6
+    assert sorted(copy.rglob("*")) == before
+
+
+def test_stages(store: Path, tmp_path: Path) -> None:
+    outcome = run_experiment(store, tmp_path / "run", preset("tiny"), only="folds")
+    assert outcome.trained == ()
+    assert (tmp_path / "run" / "folds.json").exists()
+    results = load_run(tmp_path / "run")
+    assert not results.complete()
+    assert len(results.missing()) == 6
+    with pytest.raises(ConfigError, match=r"not trained yet: cnn-classic-00030-split0-seed0, .*lesionaug run.* again"):
+        results.pooled("classic", 30, 0)
+    with pytest.raises(ConfigError, match=r"--only: there is no stage 'gan'. Choose one of folds, classic"):
+        run_experiment(store, tmp_path / "run", only="gan")
+
+
+def test_a_changed_configuration_is_refused_with_a_diff(store: Path, copy: Path) -> None:
+    changed = preset("tiny").model_copy(update={"seeds": (0, 1), "classic_groups": (0, 40)})
+    with pytest.raises(ConfigError) as caught:
+        run_experiment(store, copy, changed)
+    assert "classic_groups: 0, 30 -> 0, 40" in str(caught.value)
+    assert "seeds: 0 -> 0, 1" in str(caught.value)
+    assert "new run folder" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_another_store_is_refused(copy: Path, tmp_path: Path) -> None:
+    other = make_store(tmp_path / "other", seed=1)
+    with pytest.raises(ConfigError, match="begun on another ROI store"):
+        run_experiment(other, copy, preset("tiny"))
+
+
+def test_unlabelled_stores_are_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "unlabelled", labelled=False)
+    with pytest.raises(DataError, match="24 of 24 lesions have no class"):
+        run_experiment(store, tmp_path / "run", preset("tiny"))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_two_runs_cannot_share_a_folder(store: Path, copy: Path) -> None:
+    with run_module._locked(copy), pytest.raises(ConfigError, match="another process is running in this folder"):
+        run_experiment(store, copy)
+    run_experiment(store, copy)  # the lock is gone with its holder
+
+
+def test_a_folder_of_other_things_is_left_alone(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(ConfigError, match=r"photos: this folder is no run, it holds cat\.jpg"):
+        run_experiment(store, tmp_path / "photos", preset("tiny"))
+    assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["cat.jpg"]
+    with pytest.raises(ConfigError, match=r"cat\.jpg: this is a file"):
+        run_experiment(store, tmp_path / "photos" / "cat.jpg", preset("tiny"))
+
+
+def test_leftovers_of_killed_runs_are_removed(store: Path, copy: Path, done: Path) -> None:
+    name = sorted(predictions(done))[0]
+    shutil.rmtree(copy / "models" / name)
+    half = copy / "models" / f".{name}.abc.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    (copy / ".folds.json.abc.tmp").write_text("half")
+    run_experiment(store, copy, workers=1)
+    assert not half.exists()
+    assert not (copy / ".folds.json.abc.tmp").exists()
+    assert predictions(copy) == predictions(done)
+
+
+def test_a_header_that_was_cut_short_is_written_anew(store: Path, tmp_path: Path, done: Path) -> None:
+    """Killed before config.json: whatever else is there may be half of another configuration's."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "folds.json").write_text("{}")
+    run_experiment(store, run_dir, preset("tiny"), only="folds")
+    assert (run_dir / "folds.json").read_bytes() == (done / "folds.json").read_bytes()
+
+
+def test_leaks_are_refused_even_when_the_folds_are_right(
+    store: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"split 1 would train on 1 patient\(s\) of its test fold, for one P2"):
+        check_no_leak(("P1", "P2"), ("P2", "P3"), 1)
+    runner = TaskRunner.open(store, copy)
+    shutil.rmtree(copy / "models")
+    everyone = tuple(lesion.lesion_id for lesion in runner._folds.lesions)
+    monkeypatch.setattr(type(runner._folds), "train_ids", lambda *_: everyone)
+    with pytest.raises(DataError, match="would train on"):
+        runner.run(plan_tasks(preset("tiny"), runner._folds)[0])
+    assert not (copy / "models").exists()
+
+
+def test_a_task_that_fails_is_named_and_the_rest_stays(store: Path, tmp_path: Path) -> None:
+    tiny = preset("tiny")
+    broken = tiny.model_copy(update={"classifier": tiny.classifier.model_copy(update={"learning_rate": 1e9})})
+    for workers in (1, 2):
+        with pytest.raises(DataError, match="loss is no longer finite"):
+            run_experiment(store, tmp_path / f"{workers}", broken, workers=workers)
+        assert not list((tmp_path / f"{workers}" / "models").iterdir())
+
+
+def test_a_killed_worker_is_one_clear_error(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = workers_module._start
+
+    def start_and_kill(*paths: Path) -> object:
+        worker = start(*paths)
+        worker.process.kill()
+        return worker
+
+    monkeypatch.setattr(workers_module, "_start", start_and_kill)
+    with pytest.raises(
+        TaskFailed, match=r"group 30, split \d, seed 0: its worker process was killed by signal 9"
+    ) as caught:
+        run_experiment(store, tmp_path / "run", preset("tiny"), workers=2)
+    assert caught.value.exit_code == 1
+    monkeypatch.undo()
+    run_experiment(store, tmp_path / "run", preset("tiny"), workers=2)
+    assert load_run(tmp_path / "run").complete()
+
+
+def test_an_interrupt_leaves_no_process_and_no_half_model(store: Path, tmp_path: Path) -> None:
+    import multiprocessing
+
+    def interrupt(done: int, total: int, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(store, tmp_path / "run", preset("tiny"), workers=2, progress=interrupt)
+    assert not multiprocessing.active_children()
+    assert load_run(tmp_path / "run").missing()
+
+
+def test_the_callers_threads_and_random_state_are_left_alone(store: Path, tmp_path: Path) -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    run_experiment(store, tmp_path / "run", preset("tiny"), workers=1)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_seeds_come_from_task_names_alone() -> None:
+    assert derive_seed("cnn-classic-00000-split0-seed0") == 2881622976162648268  # a change here changes every run
+    names = [f"cnn-classic-00000-split{k}-seed{s}" for k in range(3) for s in range(3)]
+    assert len({derive_seed(name) for name in names}) == 9
+    assert all(0 <= derive_seed(name) < 2**63 for name in names)
+
+
+def test_several_seeds_are_several_models(store: Path, tmp_path: Path, done: Path) -> None:
+    config = preset("tiny").model_copy(update={"seeds": (0, 5), "classic_groups": (0,)})
+    run_experiment(store, tmp_path / "run", config, workers=1)
+    results = load_run(tmp_path / "run")
+    first, second = (results.pooled("classic", 0, seed) for seed in (0, 5))
+    assert first.lesion_ids == second.lesion_ids
+    assert not np.array_equal(first.probabilities, second.probabilities)
+    assert np.array_equal(first.probabilities, load_run(done).pooled("classic", 0, 0).probabilities)
+    with pytest.raises(ConfigError, match="no classic group 0 with seed 7"):
+        results.pooled("classic", 0, 7)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_missing_device_is_an_environment_error(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="--device: torch finds no CUDA device"):
+        run_experiment(store, tmp_path / "run", preset("tiny").model_copy(update={"device": "cuda"}))
+    assert run_experiment(store, tmp_path / "run", preset("tiny"), dry_run=True).config.device == "cpu"
+
+
+def _edit(path: Path, change: Callable[[str], str]) -> None:
+    path.write_text(change(path.read_text()))
+
+
+NAME = "cnn-classic-00030-split1-seed0"
+
+
+@pytest.mark.parametrize(
+    "damage, error, message",
+    [
+        (lambda run: (run / "config.json").unlink(), DataError, r"there is no config\.json in it"),
+        (lambda run: (run / "config.json").write_text("{"), DataError, r"config\.json: it cannot be read"),
+        (lambda run: (run / "run.json").write_text("[]"), DataError, r"run\.json: it does not hold a JSON object"),
+        (lambda run: (run / "run.json").write_text('{"schema": 2}'), DataError, r"run\.json: its schema is 2"),
+        (lambda run: (run / "run.json").write_text('{"schema": 1}'), DataError, r"run\.json: kind or store"),
+        (lambda run: (run / "folds.json").write_text("{}"), DataError, r"folds\.json: these folds cannot be read"),
+        (lambda run: (run / "models" / "extra").mkdir(), DataError, r"models/extra: this task does not belong"),
+        (
+            lambda run: (run / "models" / NAME / "task.json").unlink(),
+            DataError,
+            rf"models/{NAME}: there is no task\.json",
+        ),
+        (
+            lambda run: (run / "models" / NAME / "predictions.csv").unlink(),
+            DataError,
+            r"predictions\.csv: it cannot be",
+        ),
+        (
+            lambda run: _edit(run / "models" / NAME / "task.json", lambda text: text.replace('"seed": 0', '"seed": 1')),
+            DataError,
+            "it belongs to another task or configuration",
+        ),
+        (
+            lambda run: _edit(run / "config.json", lambda text: text.replace('"steps": 12', '"steps": 13')),
+            DataError,
+            "it belongs to another task or configuration",
+        ),
+        (
+            lambda run: _edit(run / "config.json", lambda text: text.replace('"steps"', '"stops"')),
+            ConfigError,
+            r"config\.json: unknown key classifier\.stops",
+        ),
+        (
+            lambda run: _edit(run / "models" / NAME / "predictions.csv", lambda text: text[: len(text) // 2]),
+            DataError,
+            r"predictions\.csv: it",
+        ),
+        (
+            lambda run: _edit(
+                run / "models" / NAME / "predictions.csv", lambda text: "\n".join(text.splitlines()[:-1]) + "\n"
+            ),
+            DataError,
+            "its lesions are not those of fold 1",
+        ),
+        (
+            lambda run: _edit(
+                run / "models" / NAME / "predictions.csv",
+                lambda text: text.replace("cyst", "wart").replace("p_wart", "p_cyst"),
+            ),
+            DataError,
+            "unknown class",
+        ),
+    ],
+)
+def test_a_damaged_run_is_one_clear_error(
+    copy: Path, damage: Callable[[Path], object], error: type[Exception], message: str
+) -> None:
+    damage(copy)
+    with pytest.raises(error, match=message):
+        load_run(copy)
+
+
+def test_a_prediction_that_was_changed_by_hand_is_noticed(copy: Path) -> None:
+    path = copy / "models" / NAME / "predictions.csv"
+    lines = path.read_text().splitlines()
+    row = lines[1].split(",")
+    row[4] = next(name for name in ("cyst", "metastasis", "hemangioma") if name != row[4])
+    path.write_text("\n".join([lines[0], ",".join(row), *lines[2:]]) + "\n")
+    with pytest.raises(DataError, match="not its row's most probable one"):
+        load_run(copy)
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no config\.json in it. Give the folder that `lesionaug run` wrote"):
+        load_run(tmp_path)
+    with pytest.raises(DataError, match=r"there is no config\.json"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_the_papers_preset_fits_the_papers_data() -> None:
+    """A plan of the whole protocol without training: 27 models, 626 thousand steps (notes on the paper, part 4)."""
+    from lesionaug.data.folds import assign_folds
+
+    labels = [name for name, n in zip("cmh", (53, 64, 65), strict=True) for _ in range(n)]
+    ids = [f"{i:03d}" for i in range(182)]
+    tasks = plan_tasks(preset("paper"), assign_folds(ids, ids, labels, 3, 0))
+    assert len(tasks) == 27
+    assert sum(task.num_steps for task in tasks) == pytest.approx(626e3, rel=0.01)
+    assert isinstance(preset("paper"), RunConfig)
