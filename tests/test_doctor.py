@@ -1,0 +1,55 @@
+"""The doctor finds what is wrong, and says so."""
+
+from __future__ import annotations
+
+import json
+
+import lesionaug as la
+from lesionaug import environment
+from lesionaug.cli import main
+
+
+def test_a_sound_installation_is_ok():
+    diagnosis = la.doctor()
+    assert diagnosis.ok
+    text = str(diagnosis)
+    assert "a quarter turn is exact" in text
+    assert la.__version__ in text
+
+
+def test_a_wrong_kernel_fails(monkeypatch):
+    monkeypatch.setattr(environment, "_kernel_errors", lambda device: (1e-3, True))
+    assert not la.doctor().ok
+    monkeypatch.setattr(environment, "_kernel_errors", lambda device: (1e-7, False))
+    assert "NOT exact" in str(la.doctor())
+
+
+def test_a_kernel_that_does_not_run_is_reported_not_raised(monkeypatch):
+    def broken(device):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(environment, "_kernel_errors", broken)
+    diagnosis = la.doctor()
+    assert not diagnosis.ok
+    assert "no kernel image" in str(diagnosis)
+
+
+def test_missing_extras_are_a_warning_with_the_fix(monkeypatch):
+    monkeypatch.setattr(environment, "EXTRAS", ("torch", "surely-not-installed"))
+    diagnosis = la.doctor()
+    assert diagnosis.ok
+    assert "surely-not-installed" in str(diagnosis)
+    assert "pip install" in str(diagnosis)
+
+
+def test_the_command_prints_json_and_its_exit_code(capsys, monkeypatch):
+    try:
+        main(["doctor", "--json"])
+    except SystemExit as done:
+        assert done.code == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+    monkeypatch.setattr(environment, "_kernel_errors", lambda device: (1.0, True))
+    try:
+        main(["doctor"])
+    except SystemExit as done:
+        assert done.code == 4
