@@ -179,8 +179,10 @@ def _print_accuracy(results: RunResults) -> None:
 
 
 def _print_reductions(config: RunConfig) -> None:
+    if config.reductions:
+        _say(f"Preset {config.preset} departs from the paper:")
     for line in config.reductions:
-        _say(f"Not as in the paper: {line}")
+        _say(f"  {line}")
 
 
 def _draw_pictures(rois: Path, run_dir: Path) -> None:

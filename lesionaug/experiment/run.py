@@ -132,8 +132,8 @@ def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash:
         if changed:
             raise ConfigError(
                 run_dir.name,
-                "this run was begun with another configuration:\n  " + "\n  ".join(changed) + "\n",
-                "Repeat the old options to resume, or name a new run folder",
+                "this run was begun with another configuration",
+                "Repeat the old options to resume, or name a new run folder. Changed:\n  " + "\n  ".join(changed),
             )
     _resolve_device(saved.device)
     begun_on = load_info(run_dir)["store"]["manifest_sha256"]
