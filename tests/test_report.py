@@ -1,4 +1,4 @@
-"""The report: every number equals a recount from the saved predictions; the page is self-contained, accessible and honest."""
+"""The report: every number equals a recount from the saved predictions; the page is self-contained and accessible."""
 
 from __future__ import annotations
 
@@ -37,7 +37,12 @@ def write_run(folder: Path, *, seeds: tuple[int, ...] = (0,), store_sha256: str 
     for i in range(41):
         patient = f"p{i // 2:03d}"  # two lesions each
         lesions.append(
-            {"lesion_id": f"les{i:03d}", "patient_id": patient, "label": classes[(i // 2) % 3 if i < 36 else 0], "fold": (i // 6) % 3}
+            {
+                "lesion_id": f"les{i:03d}",
+                "patient_id": patient,
+                "label": classes[(i // 2) % 3 if i < 36 else 0],
+                "fold": (i // 6) % 3,
+            }
         )
     folder.mkdir()
     counts = Counter(lesion["label"] for lesion in lesions)
@@ -83,10 +88,13 @@ def write_run(folder: Path, *, seeds: tuple[int, ...] = (0,), store_sha256: str 
                     rows.append([lesion["lesion_id"], lesion["patient_id"], split, lesion["label"], guess, *chances])
                 with (task / "predictions.csv").open("w", newline="") as stream:
                     writer = csv.writer(stream, lineterminator="\n")
-                    writer.writerow(["lesion_id", "patient_id", "fold", "label", "predicted", *(f"p_{c}" for c in classes)])
+                    writer.writerow(
+                        ["lesion_id", "patient_id", "fold", "label", "predicted", *(f"p_{c}" for c in classes)]
+                    )
                     writer.writerows(rows)
                 (task / "history.csv").write_text(
-                    "epoch,loss,train_accuracy\n" + "".join(f"{e},{1.1 * 0.9**e:.6f},{1 - 0.6 * 0.9**e:.6f}\n" for e in range(1, 9))
+                    "epoch,loss,train_accuracy\n"
+                    + "".join(f"{e},{1.1 * 0.9**e:.6f},{1 - 0.6 * 0.9**e:.6f}\n" for e in range(1, 9))
                 )
                 write(
                     f"models/{name}/task.json",
@@ -171,7 +179,7 @@ def read_page(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-# --- an own recount, with plain Python: csv, collections and the textbook formula of Wilson's interval -------------------------------
+# --- an own recount in plain Python: csv, collections and the textbook formula of Wilson's interval
 
 
 def wilson(count: float, total: int) -> tuple[float, float]:
@@ -199,7 +207,9 @@ def recount(run: Path, classes: tuple[str, ...]) -> dict[str, str]:
     fold_rows: dict[tuple[int, int, int], list[dict[str, str]]] = {}
     seconds = 0.0
     for name, folder in models.items():
-        size, split, seed = (int(part) for part in re.fullmatch(r"cnn-classic-(\d+)-split(\d+)-seed(\d+)", name).groups())
+        size, split, seed = (
+            int(part) for part in re.fullmatch(r"cnn-classic-(\d+)-split(\d+)-seed(\d+)", name).groups()
+        )
         with (folder / "predictions.csv").open(newline="") as stream:
             rows = list(csv.DictReader(stream))
         info = json.loads((folder / "task.json").read_text())
@@ -252,7 +262,10 @@ def recount(run: Path, classes: tuple[str, ...]) -> dict[str, str]:
             rows = by_group[size][seed]
             counts.update((row["label"], row["predicted"]) for row in rows)
             right = sum(row["label"] == row["predicted"] for row in rows)
-            expected[f"{key}.seed.{seed}.correct"], expected[f"{key}.seed.{seed}.accuracy"] = str(right), pct(right / len(rows))
+            expected[f"{key}.seed.{seed}.correct"], expected[f"{key}.seed.{seed}.accuracy"] = (
+                str(right),
+                pct(right / len(rows)),
+            )
             for split in range(3):
                 part = fold_rows[size, seed, split]
                 hits = sum(row["label"] == row["predicted"] for row in part)
@@ -334,7 +347,9 @@ def test_every_number_equals_a_recount(tmp_path: Path, seeds: tuple[int, ...]) -
         wanted = PAPER if key.startswith("paper.") else ours
         assert texts == {wanted[key]}, key
     # and the page hides none of the main ones
-    headline = {f"classic.{size}.{name}" for size in GROUPS for name in ("accuracy", "accuracy.low", "accuracy.high", "correct")}
+    headline = {
+        f"classic.{size}.{name}" for size in GROUPS for name in ("accuracy", "accuracy.low", "accuracy.high", "correct")
+    }
     optimum = ours["optimum.size"].replace(",", "")
     for size in ("0", optimum):
         headline |= {f"classic.{size}.{name}.{c}" for name in ("sensitivity", "specificity") for c in CLASSES}
@@ -361,9 +376,13 @@ def test_numbers_json_and_tables_equal_the_recount(tmp_path: Path) -> None:
     with (run / "report" / "tables" / "measures.csv").open(newline="") as stream:
         for row in csv.DictReader(stream):
             key = f"classic.{row['group_size']}.{row['measure']}.{row['class']}"
-            assert [pct(float(row[c])) for c in ("value", "wilson_low", "wilson_high")] == [ours[key + e] for e in ("", ".low", ".high")]
+            assert [pct(float(row[c])) for c in ("value", "wilson_low", "wilson_high")] == [
+                ours[key + e] for e in ("", ".low", ".high")
+            ]
     with (run / "report" / "tables" / "groups.csv").open(newline="") as stream:
-        assert [pct(float(row["accuracy"])) for row in csv.DictReader(stream)] == [ours[f"classic.{g}.accuracy"] for g in GROUPS]
+        assert [pct(float(row["accuracy"])) for row in csv.DictReader(stream)] == [
+            ours[f"classic.{g}.accuracy"] for g in GROUPS
+        ]
     with (run / "report" / "tables" / "models.csv").open(newline="") as stream:
         assert sum(int(row["correct"]) for row in csv.DictReader(stream) if row["group_size"] == "0") == sum(
             int(ours[f"classic.0.seed.{s}.correct"]) for s in (0, 1)
@@ -416,7 +435,13 @@ def test_page_is_self_contained_and_accessible(tmp_path: Path) -> None:
     words = re.sub(r"\s+", " ", "".join(page.words))
     # the banner: at the top, on every figure and every table of ours
     assert words.count("Phantom data: synthetic, not patients") >= 2 + 2 * page.tags["figure"]
-    for phrase in ("sees the test folds", "weighted sensitivity = accuracy", "private CT data", "321:321-331", "1803.01229"):
+    for phrase in (
+        "sees the test folds",
+        "weighted sensitivity = accuracy",
+        "private CT data",
+        "321:321-331",
+        "1803.01229",
+    ):
         assert phrase in words, phrase
     assert "preset tiny" in words
     assert "Some CPU <fast> & cheap" in words  # autoescaped
@@ -465,7 +490,13 @@ def test_same_run_same_bytes_and_no_paths(tmp_path: Path) -> None:
             assert str(tmp_path).encode() not in path.read_bytes(), path
         assert not list(run.rglob("*.tmp"))
     assert pages[0] == pages[1]
-    assert {path.name for path in pages[0]} >= {"accuracy.svg", "accuracy.png", "confusion.svg", "learning.svg", "numbers.json"}
+    assert {path.name for path in pages[0]} >= {
+        "accuracy.svg",
+        "accuracy.png",
+        "confusion.svg",
+        "learning.svg",
+        "numbers.json",
+    }
 
 
 @pytest.mark.parametrize("removed", ["one", "group", "all"])
@@ -549,7 +580,9 @@ def test_pictures_are_those_of_the_runs_store(tmp_path: Path) -> None:
     assert not (run / "pictures").exists()
 
     seen = []
-    with_pictures = read_page(write_report(run, tmp_path / "store", lambda done, total, text: seen.append((done, total))))
+    with_pictures = read_page(
+        write_report(run, tmp_path / "store", lambda done, total, text: seen.append((done, total)))
+    )
     assert len(with_pictures.images) == len(without.images) + 2
     assert seen[-1][0] == seen[-1][1]
     first = (run / "report.html").read_bytes()

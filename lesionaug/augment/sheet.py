@@ -90,7 +90,7 @@ def random_lesions(rois: RoiBatch, per_class: int, seed: int) -> list[tuple[str,
     return drawn
 
 
-def sheet_rows(plan: AugmentationPlan, columns: int = 8) -> list[tuple[str, list[Tile]]]:
+def sheet_rows(plan: AugmentationPlan, columns: int = 9) -> list[tuple[str, list[Tile]]]:
     """The rows of a lesion's sheet: rotations, then what the plan does to the first rotated ROI.
 
     Args:
@@ -98,18 +98,19 @@ def sheet_rows(plan: AugmentationPlan, columns: int = 8) -> list[tuple[str, list
         columns: Tiles per row at most; the first tile of a row is what the others were made from.
 
     Returns:
-        (name, tiles) per row. A kind the plan does not use has no row.
+        (name, tiles) per row. Flips and scalings share a row where they fit; a kind the plan does not use has none.
     """
-    variants = 1 + plan.n_flip + plan.n_trans + plan.n_scale
-    rotated = Tile(0, "rotated")
-    starts = {"flipped": 1, "translated": 1 + plan.n_flip, "scaled": 1 + plan.n_flip + plan.n_trans}
-    counts = {"flipped": plan.n_flip, "translated": plan.n_trans, "scaled": plan.n_scale}
-    rotations = [Tile(r * variants, "rotated") for r in range(min(plan.n_rot, columns - 1))]
+    rotations = [Tile(r * plan.variants, "rotated") for r in range(min(plan.n_rot, columns - 1))]
     rows = [("rotated", [Tile(None, "original"), *rotations])]
-    for kind, start in starts.items():
-        tiles = [Tile(start + i, kind) for i in range(min(counts[kind], columns - 1))]
-        if tiles:
-            rows.append((kind, [rotated, *tiles]))
+    first, flips, shifts, scalings = 1, plan.n_flip, plan.n_trans, plan.n_scale
+    kinds = {
+        "translated": [Tile(first + flips + i, "translated") for i in range(shifts)],
+        "flipped": [Tile(first + i, "flipped") for i in range(flips)],
+        "scaled": [Tile(first + flips + shifts + i, "scaled") for i in range(scalings)],
+    }
+    if flips and scalings and flips + scalings < columns:
+        kinds["flipped, scaled"] = kinds.pop("flipped") + kinds.pop("scaled")
+    rows += [(name, [Tile(0, "rotated"), *tiles][:columns]) for name, tiles in kinds.items() if tiles]
     return rows
 
 
@@ -120,7 +121,7 @@ def contact_sheet(
     seed: int = 0,
     window: tuple[float, float] | None = None,
     lesions: Sequence[int] | None = None,
-    columns: int = 8,
+    columns: int = 9,
     size: int = 64,
     ring: bool = True,
     antialias: bool = True,
@@ -191,12 +192,17 @@ def contact_sheet(
                     axis.set_xlabel(_caption(tile, angle, flip, shift, side / diameter), fontsize=7.5, labelpad=2)
         figure.suptitle(
             f"Augmentation of {'one lesion per class, drawn at random' if lesions is None else 'chosen lesions'} "
-            f"(seed {seed}); window {window[0]:g} to {window[1]:g} HU in every tile; {size} x {size} pixels"
+            f"(seed {seed}); window {show_window(window)} in every tile; {size} x {size} pixels"
             + ("; ring: lesion diameter d" if ring else ""),
             fontsize=9,
         )
         figure.supxlabel(banner(rois.kind), fontsize=9, weight="bold")
     return figure
+
+
+def show_window(window: tuple[float, float]) -> str:
+    """A grey window as text, with a proper minus sign."""
+    return f"{window[0]:g} to {window[1]:g} HU".replace("-", "\N{MINUS SIGN}")
 
 
 def _class_name(rois: RoiBatch, index: int) -> str:

@@ -6,6 +6,7 @@ Every function takes plain numbers and returns a matplotlib figure; equal number
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from lesionaug.augment.sheet import RING_COLOUR, banner, drawing_style, figure_png, random_lesions
+from lesionaug.augment.sheet import RING_COLOUR, banner, drawing_style, figure_png, random_lesions, show_window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,14 +53,14 @@ class GroupAccuracy:
         accuracy: Pooled over the test folds, mean over the seeds.
         interval: Wilson 95 % interval of it.
         seeds: Pooled accuracy of each seed.
-        folds: Accuracy of each test fold of each seed.
+        folds: Accuracy of each test fold, one tuple per seed.
     """
 
     size: int
     accuracy: float
     interval: tuple[float, float]
     seeds: tuple[float, ...]
-    folds: tuple[float, ...]
+    folds: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class ConfusionPanel:
     """One confusion matrix: counts [C, C] (rows true, columns predicted), its title; `reference` marks the paper's."""
 
     title: str
-    counts: np.ndarray[Any, Any]
+    counts: npt.NDArray[Any]
     classes: tuple[str, ...]
     reference: bool = False
 
@@ -134,7 +136,10 @@ def accuracy_figure(
                 sizes, points, yerr=spread, color=BLUE, marker="o", markersize=6, linewidth=1.6, capsize=3.5,
                 elinewidth=1.1, label="this run, pooled over test folds, with Wilson 95 % interval", zorder=3,
             )  # fmt: skip
-            _dots(figure, axis, [(g.size, f) for g in groups for f in g.folds], 6.0, "o", "single test folds", False)
+            for fold in range(len(groups[0].folds[0])):  # side by side, so that equal folds stay apart
+                single = [(group.size, folds[fold]) for group in groups for folds in group.folds]
+                label = "single test folds" if fold == 0 else "_"
+                _dots(figure, axis, single, 5.0 + 3.6 * fold, "o", label, False)
             if max(len(group.seeds) for group in groups) > 1:
                 _dots(figure, axis, [(g.size, s) for g in groups for s in g.seeds], -6.0, "D", "single seeds", True)
             for group in groups:
@@ -147,7 +152,7 @@ def accuracy_figure(
         axis.set_xlabel("augmented samples per fold (linear up to the first tick after 0, logarithmic beyond)")
         axis.set_ylabel("test accuracy (%)")
         _ticks(axis, ticks, set(sizes))
-        values = [100 * v for g in groups for v in (*g.interval, *g.folds)]
+        values = [100 * v for g in groups for v in (*g.interval, *itertools.chain(*g.folds))]
         values += _percent(paper.accuracies) if paper else []
         bottom = math.floor((min(values, default=0.0) - 3) / 10) * 10
         axis.set_ylim(max(0, bottom), 102)
@@ -231,11 +236,12 @@ def _draw_confusion(axis: Axes, panel: ConfusionPanel) -> None:
     counts = np.asarray(panel.counts, dtype=np.float64)
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
-    axis.imshow(share, cmap="Greys" if panel.reference else "Blues", vmin=0.0, vmax=1.25)
+    colours = matplotlib.colormaps["Greys" if panel.reference else "Blues"](share / 1.25)
+    axis.imshow(colours)
     for i, j in np.ndindex(*counts.shape):
         axis.text(
             j, i, f"{_count(float(counts[i, j]))}\n{100 * share[i, j]:.1f} %", ha="center", va="center", fontsize=8.5,
-            color="white" if share[i, j] > 0.72 else INK,
+            color=_readable(colours[i, j]),
         )  # fmt: skip
     n = len(panel.classes)
     short = [_short(name) for name in panel.classes]
@@ -250,6 +256,13 @@ def _draw_confusion(axis: Axes, panel: ConfusionPanel) -> None:
     axis.tick_params(which="minor", length=0)
     axis.set(xlabel="predicted", ylabel="true")
     axis.set_title(panel.title, fontsize=9, color="#555555" if panel.reference else "black")
+
+
+def _readable(background: npt.NDArray[np.float64]) -> str:
+    """White or ink, whichever has the higher contrast on an RGB(A) background (WCAG's relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3].tolist()]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.066 else INK
 
 
 def _count(value: float) -> str:
@@ -328,7 +341,7 @@ def roi_figure(
         outline = "" if not margin else "; line: the margin" if rois.masks is not None else "; ring: lesion diameter"
         bar = "bar: 10 mm" if rois.spacing_mm is not None else "bar: 10 pixels (spacing unknown)"
         figure.suptitle(
-            f"ROIs drawn at random (seed {seed}), not picked; window {window[0]:g} to {window[1]:g} HU in every tile"
+            f"ROIs drawn at random (seed {seed}), not picked; window {show_window(window)} in every tile"
             f"\nEach tile is 1.4 diameters wide{outline}; {bar}",
             fontsize=8.5,
         )
@@ -372,7 +385,7 @@ def _draw_roi(axis: Axes, rois: RoiBatch, lesion: int, window: tuple[float, floa
     axis.set_xlabel(f"d = {text}", fontsize=7.5, labelpad=2)
 
 
-def _mask_edges(mask: np.ndarray[Any, Any]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+def _mask_edges(mask: npt.NDArray[Any]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
     """The edges between mask pixels and others, as lines between (x, y) corner points: the margin as it was stored."""
     padded = np.pad(np.asarray(mask, dtype=bool), 1)
     rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])

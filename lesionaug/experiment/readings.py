@@ -103,7 +103,7 @@ READINGS = (
     Reading(
         "Length of training",
         "150 epochs for every group, so 300 steps for the smallest and 70,600 for the largest",
-        "the paper's epochs, or the same number of steps for every group where `classifier.steps` is set",
+        "the paper's epochs, or the same number of steps for every group where classifier.steps is set",
         ("classifier.epochs", "classifier.steps"),
     ),
     Reading(
@@ -144,7 +144,7 @@ def show_value(value: Any) -> str:
         return ", ".join(show_value(item) for item in value)
     if isinstance(value, float):
         return f"{value:g}"
-    return f"{value:,}" if isinstance(value, int) and value >= 10000 else str(value)
+    return str(value)
 
 
 def readings(config: RunConfig) -> Iterator[tuple[Reading, list[tuple[str, str]]]]:

@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from lesionaug import __version__
-from lesionaug.augment.sheet import banner
+from lesionaug.augment.sheet import banner, show_window
 from lesionaug.data.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from lesionaug.experiment import paper
 from lesionaug.experiment.figures import (
@@ -229,7 +229,7 @@ def _write_figures(results: RunResults, numbers: ReportNumbers, folder: Path) ->
     pictures = read_pictures(results.path, str(results.info["store"]["manifest_sha256"]))
     if pictures is not None:
         low, high = pictures.info["window_hu"]
-        window, seed = f"{low:g} to {high:g} HU", pictures.info["seed"]
+        window, seed = show_window((low, high)), pictures.info["seed"]
         texts = {
             "rois": (
                 f"Regions of interest with the lesions' margins, one row per class: {', '.join(results.classes)}.",
@@ -276,12 +276,7 @@ def _write_figures(results: RunResults, numbers: ReportNumbers, folder: Path) ->
             "the paper's, measured on its private CT data: compare shapes, not levels.",
         )
         panels = [_panel(group, numbers) for group in _headline(numbers)]
-        reference = ConfusionPanel(
-            "paper, CNN-AUG, Table I\n(private CT data)",
-            np.array(paper.TABLE_I_CONFUSION),
-            paper.CLASSES,
-            reference=True,
-        )
+        reference = _paper_panel(numbers.classes)
         add(
             "confusion",
             confusion_figure([*panels, reference], kind=kind),
@@ -326,7 +321,9 @@ def _group_accuracy(group: Group, numbers: ReportNumbers) -> GroupAccuracy:
         accuracy=value("accuracy"),
         interval=(value("accuracy.low"), value("accuracy.high")),
         seeds=tuple(value(f"seed.{seed}.accuracy") for seed in group.seeds),
-        folds=tuple(value(f"seed.{seed}.fold.{split}.accuracy") for seed in group.seeds for split in numbers.splits),
+        folds=tuple(
+            tuple(value(f"seed.{seed}.fold.{split}.accuracy") for split in numbers.splits) for seed in group.seeds
+        ),
     )
 
 
@@ -341,6 +338,14 @@ def _panel(group: Group, numbers: ReportNumbers) -> ConfusionPanel:
     name = "without augmentation (+0)" if group.size == 0 else f"+{group.size:,} per fold"
     mark = "optimum, " if group.size == numbers.optimum else ""
     return ConfusionPanel(f"{name}\n{mark}{share} correct", np.array(counts, dtype=np.float64), numbers.classes)
+
+
+def _paper_panel(classes: tuple[str, ...]) -> ConfusionPanel:
+    """The paper's Table I, in the order of this run's classes where they are the same ones."""
+    order = [paper.CLASSES.index(name) for name in classes] if set(classes) == set(paper.CLASSES) else [0, 1, 2]
+    counts = np.array(paper.TABLE_I_CONFUSION)[np.ix_(order, order)]
+    names = tuple(paper.CLASSES[i] for i in order)
+    return ConfusionPanel("paper, CNN-AUG, Table I\n(private CT data)", counts, names, reference=True)
 
 
 def _learning_curves(results: RunResults) -> tuple[dict[int, list[LearningCurve]], str]:
