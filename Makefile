@@ -1,11 +1,13 @@
-# Everything that is done daily. `make demo` and `make test` start from a fresh clone with Python, a C++ compiler and make.
+# What is done daily. `make demo` and `make test` start from a fresh clone with Python, a C++ compiler and make alone.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := $(CURDIR)/.ci/constraints.txt
-# A GPU that is here, or one architecture just to prove that the CUDA source compiles; releases build all-major.
+# The GPU that is here, or one architecture just to prove that the CUDA source compiles; releases build all-major.
 ARCHS ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,90)
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*) tests/cuda_on_cpu.h tests/cuda_on_cpu.cpp
+# `make gpu PYTHON_GPU=python3` uses a Python that has torch for CUDA, nvcc and the build tools already.
+PYTHON_GPU ?= $(BIN)/python
 
 .PHONY: demo test test-full lint format bench gpu clean
 
@@ -15,11 +17,44 @@ $(VENV)/.installed: $(NATIVE) $(CONSTRAINTS)
 	    -C cmake.define.LESIONAUG_ARCHS="$(ARCHS)" -C cmake.define.LESIONAUG_EMULATION=ON -e ".[test]"
 	touch $@
 
+$(VENV)/.lint: $(VENV)/.installed
+	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m pip install -q --disable-pip-version-check \
+	    clang-format mypy ruff
+	touch $@
+
 demo: $(VENV)/.installed
-	$(BIN)/lesionaug demo
+	$(BIN)/lesionaug demo lesionaug-demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m "not full and not gpu" -n 2 --durations=10
+	$(BIN)/python -m pytest -q -m "not full and not gpu" -n 2
+
+test-full: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -m "not gpu"
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror csrc/* tests/cuda_on_cpu.*
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/* tests/cuda_on_cpu.*
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks
+
+# Fails without a GPU. Writes benchmarks/results/<device>.json.
+gpu: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)
+	$(if $(filter-out $(BIN)/python,$(PYTHON_GPU)),$(PYTHON_GPU) -m pip install -q --no-build-isolation --no-deps \
+	    -C cmake.define.LESIONAUG_ARCHS=native -C cmake.define.LESIONAUG_CUDA=ON -C cmake.define.LESIONAUG_EMULATION=ON -e .)
+	LESIONAUG_REQUIRE_CUDA=1 $(PYTHON_GPU) -m pytest -q -m gpu
+	LESIONAUG_REQUIRE_CUDA=1 compute-sanitizer --error-exitcode 1 --tool memcheck \
+	    $(PYTHON_GPU) -m pytest -q -m gpu tests/test_resample.py -k "small or split or bad_values or far" -p no:cacheprovider
+	LESIONAUG_REQUIRE_CUDA=1 compute-sanitizer --error-exitcode 1 --tool racecheck \
+	    $(PYTHON_GPU) -m pytest -q -m gpu tests/test_resample.py -k "split" -p no:cacheprovider
+	$(PYTHON_GPU) -m benchmarks --device cuda
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build lesionaug-demo

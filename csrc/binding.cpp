@@ -62,8 +62,8 @@ ResampleArgs resample_args(uintptr_t pixels, int pixel_dtype, uintptr_t offsets,
 PlanArgs plan_args(uint64_t seed, int64_t num_rows, int64_t num_indices, uintptr_t lesion_keys, uintptr_t diameters,
                    uintptr_t lesions, uintptr_t indices, bool index_per_row, int n_rot, int n_flip, int n_trans,
                    int n_scale, double max_angle, double base_side, double shift_fraction, double max_shift,
-                   double scale_low, double scale_span, uintptr_t roi, uintptr_t angle, uintptr_t flip,
-                   uintptr_t shift, uintptr_t side) {
+                   double scale_low, double scale_span, uintptr_t roi, uintptr_t angle, uintptr_t flip, uintptr_t shift,
+                   uintptr_t side) {
   PlanArgs args{};
   args.seed = seed;
   args.num_rows = num_rows;
@@ -100,8 +100,8 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
 
   // module_local: the tests load an emulated twin of this module beside it.
   py::class_<ResampleArgs>(m, "ResampleArgs", py::module_local())
-      .def(py::init(&resample_args), py::kw_only(), "pixels"_a, "pixel_dtype"_a, "offsets"_a, "sizes"_a,
-           "num_images"_a, "channels"_a, "height"_a, "width"_a, "num_patches"_a, "image_index"_a, "flip"_a, "matrix"_a,
+      .def(py::init(&resample_args), py::kw_only(), "pixels"_a, "pixel_dtype"_a, "offsets"_a, "sizes"_a, "num_images"_a,
+           "channels"_a, "height"_a, "width"_a, "num_patches"_a, "image_index"_a, "flip"_a, "matrix"_a,
            "matrix_is_double"_a, "centers"_a, "spacing"_a, "angle"_a, "shift"_a, "side"_a, "size"_a, "antialias"_a,
            "border"_a, "a"_a, "fill"_a, "window"_a, "out_range"_a, "out"_a, "out_dtype"_a);
   py::class_<PlanArgs>(m, "PlanArgs", py::module_local())
@@ -110,40 +110,59 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
            "base_side"_a, "shift_fraction"_a, "max_shift"_a, "scale_low"_a, "scale_span"_a, "roi"_a, "angle"_a,
            "flip"_a, "shift"_a, "side"_a);
 
-  m.def("check_patches", [](const ResampleArgs& args) {
-    const auto [status, index] = check_patches(args);
-    return std::pair<int, int64_t>(int(status), index);
-  }, "args"_a, Released());
+  m.def(
+      "check_patches",
+      [](const ResampleArgs& args) {
+        const auto [status, index] = check_patches(args);
+        return std::pair<int, int64_t>(int(status), index);
+      },
+      "args"_a, Released());
   m.def("resample_cpu", &resample_cpu, "args"_a, "threads"_a, Released());
-  m.def("resample_adjoint_cpu", [](const ResampleArgs& args, uintptr_t gradient, int threads) {
-    resample_adjoint_cpu(args, at<void>(gradient), threads);
-  }, "args"_a, "gradient"_a, "threads"_a, Released());
-  m.def("patch_to_image_cpu", [](const ResampleArgs& args, uintptr_t matrices) {
-    patch_to_image_cpu(args, at<float>(matrices));
-  }, "args"_a, "matrices"_a, Released());
+  m.def(
+      "resample_adjoint_cpu",
+      [](const ResampleArgs& args, uintptr_t gradient, int threads) {
+        resample_adjoint_cpu(args, at<void>(gradient), threads);
+      },
+      "args"_a, "gradient"_a, "threads"_a, Released());
+  m.def(
+      "patch_to_image_cpu",
+      [](const ResampleArgs& args, uintptr_t matrices) { patch_to_image_cpu(args, at<float>(matrices)); }, "args"_a,
+      "matrices"_a, Released());
   m.def("sample_plan_cpu", &sample_plan_cpu, "args"_a, Released());
-  m.def("philox_cpu", [](uint64_t seed, uintptr_t counters, uintptr_t words, int64_t count) {
-    philox_cpu(seed, at<int64_t>(counters), at<int64_t>(words), count);
-  }, "seed"_a, "counters"_a, "words"_a, "count"_a, Released());
+  m.def(
+      "philox_cpu",
+      [](uint64_t seed, uintptr_t counters, uintptr_t words, int64_t count) {
+        philox_cpu(seed, at<int64_t>(counters), at<int64_t>(words), count);
+      },
+      "seed"_a, "counters"_a, "words"_a, "count"_a, Released());
 
 #ifdef LESIONAUG_WITH_CUDA
-  m.def("resample_cuda", [](const ResampleArgs& args, uintptr_t stream) { resample_cuda(args, at<void>(stream)); },
-        "args"_a, "stream"_a, Released());
-  m.def("resample_adjoint_cuda",
-        [](const ResampleArgs& args, uintptr_t gradient, uintptr_t workspace, uintptr_t scale, int64_t num_pixels,
-           uintptr_t stream) {
-          resample_adjoint_cuda(args, at<void>(gradient), at<int64_t>(workspace), at<double>(scale), num_pixels,
-                                at<void>(stream));
-        },
-        "args"_a, "gradient"_a, "workspace"_a, "scale"_a, "num_pixels"_a, "stream"_a, Released());
-  m.def("patch_to_image_cuda", [](const ResampleArgs& args, uintptr_t matrices, uintptr_t stream) {
-    patch_to_image_cuda(args, at<float>(matrices), at<void>(stream));
-  }, "args"_a, "matrices"_a, "stream"_a, Released());
-  m.def("sample_plan_cuda", [](const PlanArgs& args, uintptr_t stream) { sample_plan_cuda(args, at<void>(stream)); },
-        "args"_a, "stream"_a, Released());
-  m.def("philox_cuda", [](uint64_t seed, uintptr_t counters, uintptr_t words, int64_t count, uintptr_t stream) {
-    philox_cuda(seed, at<int64_t>(counters), at<int64_t>(words), count, at<void>(stream));
-  }, "seed"_a, "counters"_a, "words"_a, "count"_a, "stream"_a, Released());
+  m.def(
+      "resample_cuda", [](const ResampleArgs& args, uintptr_t stream) { resample_cuda(args, at<void>(stream)); },
+      "args"_a, "stream"_a, Released());
+  m.def(
+      "resample_adjoint_cuda",
+      [](const ResampleArgs& args, uintptr_t gradient, uintptr_t workspace, uintptr_t scale, int64_t num_pixels,
+         uintptr_t stream) {
+        resample_adjoint_cuda(args, at<void>(gradient), at<int64_t>(workspace), at<double>(scale), num_pixels,
+                              at<void>(stream));
+      },
+      "args"_a, "gradient"_a, "workspace"_a, "scale"_a, "num_pixels"_a, "stream"_a, Released());
+  m.def(
+      "patch_to_image_cuda",
+      [](const ResampleArgs& args, uintptr_t matrices, uintptr_t stream) {
+        patch_to_image_cuda(args, at<float>(matrices), at<void>(stream));
+      },
+      "args"_a, "matrices"_a, "stream"_a, Released());
+  m.def(
+      "sample_plan_cuda", [](const PlanArgs& args, uintptr_t stream) { sample_plan_cuda(args, at<void>(stream)); },
+      "args"_a, "stream"_a, Released());
+  m.def(
+      "philox_cuda",
+      [](uint64_t seed, uintptr_t counters, uintptr_t words, int64_t count, uintptr_t stream) {
+        philox_cuda(seed, at<int64_t>(counters), at<int64_t>(words), count, at<void>(stream));
+      },
+      "seed"_a, "counters"_a, "words"_a, "count"_a, "stream"_a, Released());
 #endif
 
   m.attr("cuda_archs") = std::string(LESIONAUG_CUDA_ARCHS);  // empty: built without CUDA

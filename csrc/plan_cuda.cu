@@ -25,7 +25,8 @@ void sample_plan_cuda(const PlanArgs& args, void* stream) {
 }
 
 void philox_cuda(uint64_t seed, const int64_t* counters, int64_t* words, int64_t count, void* stream) {
-  launch("philox", philox_kernel, (count + kRowsPerBlock - 1) / kRowsPerBlock, kRowsPerBlock, stream, seed, counters, words, count);
+  launch("philox", philox_kernel, (count + kRowsPerBlock - 1) / kRowsPerBlock, kRowsPerBlock, stream, seed, counters,
+         words, count);
 }
 
 }  // namespace lesionaug

@@ -243,7 +243,8 @@ LA_HD void resample_pixel(const ResampleArgs& args, const Patch& p, int64_t n, i
   patch_point(p.map, i, j, x, y);
   for (int c = 0; c < args.channels; ++c) {
     T value = T(NAN);
-    if (p.status == Status::kOk) value = sample<T>(static_cast<const S*>(args.pixels) + p.offset + c * area, p, x, y, args);
+    if (p.status == Status::kOk)
+      value = sample<T>(static_cast<const S*>(args.pixels) + p.offset + c * area, p, x, y, args);
     store(args, patch_address(args, n, c, i, j, p.flip), value);
   }
 }

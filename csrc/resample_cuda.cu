@@ -61,10 +61,10 @@ template <class T>
 void adjoint(const ResampleArgs& args, T* gradient, int64_t* workspace, const double* scale, int64_t num_pixels,
              void* stream) {
   const int64_t blocks = blocks_per_patch(args);
-  launch("resample_adjoint", adjoint_kernel<T>, args.num_patches * blocks, kPixelsPerBlock, stream, args, blocks, workspace,
-         scale);
-  launch("resample_adjoint", from_fixed_kernel<T>, (num_pixels + kPixelsPerBlock - 1) / kPixelsPerBlock, kPixelsPerBlock, stream, workspace,
-         scale, gradient, num_pixels);
+  launch("resample_adjoint", adjoint_kernel<T>, args.num_patches * blocks, kPixelsPerBlock, stream, args, blocks,
+         workspace, scale);
+  launch("resample_adjoint", from_fixed_kernel<T>, (num_pixels + kPixelsPerBlock - 1) / kPixelsPerBlock,
+         kPixelsPerBlock, stream, workspace, scale, gradient, num_pixels);
 }
 
 }  // namespace
@@ -72,8 +72,8 @@ void adjoint(const ResampleArgs& args, T* gradient, int64_t* workspace, const do
 void resample_cuda(const ResampleArgs& args, void* stream) {
   const int64_t blocks = blocks_per_patch(args);
   with_types(args, [&](auto source, auto compute) {
-    launch("resample", resample_kernel<decltype(compute), decltype(source)>, args.num_patches * blocks, kPixelsPerBlock, stream,
-           args, blocks);
+    launch("resample", resample_kernel<decltype(compute), decltype(source)>, args.num_patches * blocks, kPixelsPerBlock,
+           stream, args, blocks);
   });
 }
 
@@ -87,8 +87,8 @@ void resample_adjoint_cuda(const ResampleArgs& args, void* gradient, int64_t* wo
 }
 
 void patch_to_image_cuda(const ResampleArgs& args, float* matrices, void* stream) {
-  launch("patch_to_image", patch_to_image_kernel, (args.num_patches + kPixelsPerBlock - 1) / kPixelsPerBlock, kPixelsPerBlock, stream, args,
-         matrices);
+  launch("patch_to_image", patch_to_image_kernel, (args.num_patches + kPixelsPerBlock - 1) / kPixelsPerBlock,
+         kPixelsPerBlock, stream, args, matrices);
 }
 
 }  // namespace lesionaug

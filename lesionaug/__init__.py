@@ -1,6 +1,6 @@
 """lesionaug: batched augmentation of lesion ROIs and the experiment of Frid-Adar et al. 2018 around it.
 
-Names are loaded on first use, so that `import lesionaug` and `lesionaug --help` cost milliseconds, not the second torch takes.
+Names are loaded on first use, so that `import lesionaug` and `lesionaug --help` take milliseconds, not torch's second.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """`lesionaug.augment` is the function, whatever was imported first; its room is reached by `from lesionaug.augment...`."""
+    """`lesionaug.augment` is the function, whatever was imported first; its folder is reached by from-imports."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name == "augment" and isinstance(value, ModuleType)):  # what importing the folder would bind

@@ -7,7 +7,17 @@ import platform
 import sys
 from dataclasses import asdict, dataclass
 
-EXTRAS = ("cyclopts", "highdicom", "jinja2", "matplotlib", "nibabel", "pydicom", "safetensors", "scikit-learn", "statsmodels")
+EXTRAS = (
+    "cyclopts",
+    "highdicom",
+    "jinja2",
+    "matplotlib",
+    "nibabel",
+    "pydicom",
+    "safetensors",
+    "scikit-learn",
+    "statsmodels",
+)
 TOLERANCE = 1e-5  # of the range of the values, design.md section 3
 
 
@@ -134,11 +144,17 @@ def _kernels() -> list[Finding]:
         try:
             error, turned = _kernel_errors(device)
         except Exception as problem:  # a doctor reports what breaks, whatever it is
-            findings.append(Finding(device, "fail", f"the resampling kernel did not run: {problem}", "reinstall lesionaug"))
+            findings.append(
+                Finding(device, "fail", f"the resampling kernel did not run: {problem}", "reinstall lesionaug")
+            )
             continue
         right = turned and error <= TOLERANCE
-        detail = f"largest difference from grid_sample {error:.1e}, a quarter turn is {'exact' if turned else 'NOT exact'}"
-        findings.append(Finding(device, "ok" if right else "fail", detail, "" if right else "please report this as a bug"))
+        detail = (
+            f"largest difference from grid_sample {error:.1e}, a quarter turn is {'exact' if turned else 'NOT exact'}"
+        )
+        findings.append(
+            Finding(device, "ok" if right else "fail", detail, "" if right else "please report this as a bug")
+        )
     return findings
 
 

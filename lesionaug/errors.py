@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with the place, the rule that was broken and the fix; the command line maps them to exit codes."""
+"""The errors a user can meet: the place, the rule that was broken and the fix; each has the command line's exit code."""
 
 from __future__ import annotations
 

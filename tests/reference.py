@@ -22,7 +22,7 @@ def _axis(points, sigma, length, border, a):
     """Indices [P, K] (-1: fill) and weights [P, K] of the taps along one axis for sample points [P]."""
     if border == "renorm":
         points = np.clip(points, 0, length)
-    reach = int(math.ceil(2 * sigma)) + 1
+    reach = math.ceil(2 * sigma) + 1
     j = np.floor(points)[:, None] + np.arange(-reach, reach + 1)
     weights = keys_kernel((j + 0.5 - points[:, None]) / sigma, a)
     outside = (j < 0) | (j >= length)
@@ -38,7 +38,9 @@ def _axis(points, sigma, length, border, a):
     return index.astype(np.int64), weights
 
 
-def resample(image, matrix, size, *, a=-0.5, antialias=True, border="reflect", fill=0.0, window=None, out_range=(0.0, 1.0)):
+def resample(
+    image, matrix, size, *, a=-0.5, antialias=True, border="reflect", fill=0.0, window=None, out_range=(0.0, 1.0)
+):
     """One patch [size, size] in float64 of a 2-D image and a 2x3 patch_to_image matrix."""
     image = np.asarray(image, dtype=np.float64)
     matrix = np.asarray(matrix, dtype=np.float64)

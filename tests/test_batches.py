@@ -29,9 +29,7 @@ def expected_order(batches, epochs):
 
 def test_order_pixels_and_labels_follow_the_definition_across_epochs(device):
     batches = make(device)
-    everything = la.augment(
-        batches.rois, batches.plan.sample(batches.rois, seed=3), size=8, window=(-160, 240)
-    )
+    everything = la.augment(batches.rois, batches.plan.sample(batches.rois, seed=3), size=8, window=(-160, 240))
     assert batches.epoch_size == 24
     assert len(batches) == 4
     order = list(expected_order(batches, 3))

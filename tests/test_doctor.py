@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 import lesionaug as la
 from lesionaug import environment
 from lesionaug.cli import main
@@ -42,14 +44,12 @@ def test_missing_extras_are_a_warning_with_the_fix(monkeypatch):
     assert "pip install" in str(diagnosis)
 
 
-def test_the_command_prints_json_and_its_exit_code(capsys, monkeypatch):
-    try:
+def test_the_command_prints_json_and_exits_with_4_when_something_is_broken(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as done:
         main(["doctor", "--json"])
-    except SystemExit as done:
-        assert done.code == 0
+    assert done.value.code == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
     monkeypatch.setattr(environment, "_kernel_errors", lambda device: (1.0, True))
-    try:
+    with pytest.raises(SystemExit) as done:
         main(["doctor"])
-    except SystemExit as done:
-        assert done.code == 4
+    assert done.value.code == 4

@@ -133,5 +133,7 @@ def test_unlabelled_lesions_are_refused_and_counted() -> None:
     )
     with pytest.raises(DataError, match="2 of 12 lesions have no class"):
         make_folds(rois)
+    with pytest.raises(DataError, match="no lesion has the class other"):
+        make_folds(rois[[0, 2, 4, 6, 8]])
     folds = make_folds(rois[list(range(10))])
     assert {lesion.label for lesion in folds.lesions} == {"cyst", "other"}

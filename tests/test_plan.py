@@ -33,7 +33,11 @@ def rows(params):
     return [
         (np.float32(a), int(f), tuple(np.float32(s)), np.float32(w))
         for a, f, s, w in zip(
-            params.angle.cpu().numpy(), params.flip.cpu(), params.shift.cpu().numpy(), params.side.cpu().numpy(), strict=True
+            params.angle.cpu().numpy(),
+            params.flip.cpu(),
+            params.shift.cpu().numpy(),
+            params.side.cpu().numpy(),
+            strict=True,
         )
     ]
 

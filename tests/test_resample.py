@@ -282,7 +282,9 @@ def test_points_far_outside_follow_the_border_rule(device, border):
             expected = reference.resample(image[0, 0].cpu().numpy(), m[0] % [[[6.0], [2.0]]][0], 1)
             assert got == pytest.approx(float(expected[0, 0]), rel=1e-5)
         else:
-            expected = reference.resample(image[0, 0].cpu().numpy(), [[0, 0, 3.0 * (offset > 0)], [0, 0, 0.5]], 1, border=border)
+            expected = reference.resample(
+                image[0, 0].cpu().numpy(), [[0, 0, 3.0 * (offset > 0)], [0, 0, 0.5]], 1, border=border
+            )
             edge = 3.0 if offset > 0 else 1.0
             assert got == pytest.approx(edge if border == "replicate" else float(expected[0, 0]), rel=1e-5)
 
@@ -321,7 +323,9 @@ def test_out_is_written_and_returned(device):
 
 def test_no_patches_are_no_problem(device):
     image = torch.zeros(1, 2, 5, 5, device=device)
-    got = la.resample(image, torch.empty(0, 2, 3, device=device), 4, image_index=torch.empty(0, dtype=torch.int64, device=device))
+    got = la.resample(
+        image, torch.empty(0, 2, 3, device=device), 4, image_index=torch.empty(0, dtype=torch.int64, device=device)
+    )
     assert got.shape == (0, 2, 4, 4)
 
 
@@ -331,7 +335,14 @@ def test_numpy_dlpack_and_odd_memory_layouts_are_read_right():
     expected = la.resample([torch.from_numpy(image)], m, 5)
     frozen = image.copy()
     frozen.setflags(write=False)
-    for variant in (image, image.astype(">f4"), image[::-1][::-1], np.asfortranarray(image), frozen, _DlpackOnly(image)):
+    for variant in (
+        image,
+        image.astype(">f4"),
+        image[::-1][::-1],
+        np.asfortranarray(image),
+        frozen,
+        _DlpackOnly(image),
+    ):
         assert torch.equal(la.resample([variant], m, 5), expected)
     dense = torch.from_numpy(image)[None, None]
     assert torch.equal(la.resample(dense.to(memory_format=torch.channels_last), m, 5), expected)

@@ -67,7 +67,16 @@ def test_everything_else_is_kept():
 
 def test_selections():
     rois = make()
-    for selection in ([1], torch.tensor([1]), np.array([1]), slice(1, 2), 1, torch.tensor([False, True, False]), [-2], range(1, 2)):
+    for selection in (
+        [1],
+        torch.tensor([1]),
+        np.array([1]),
+        slice(1, 2),
+        1,
+        torch.tensor([False, True, False]),
+        [-2],
+        range(1, 2),
+    ):
         assert rois[selection].lesion_ids == ("1",)
     for selection, error in (([], ValueError), ([3], IndexError), ([0, 0], ValueError), ([0.5], TypeError)):
         with pytest.raises(error):
@@ -114,7 +123,11 @@ NAN_IMAGE = np.full((3, 3), np.nan, np.float32)
         (lambda: la.RoiBatch.from_images([np.ones((3, 3), bool)], [[1, 1]], [1]), TypeError, "bool"),
         (lambda: la.RoiBatch.from_images([np.ones((3, 3), complex)], [[1, 1]], [1]), TypeError, "numbers"),
         (lambda: la.RoiBatch.from_images([[["a"]]], [[1, 1]], [1]), TypeError, "numbers"),
-        (lambda: la.RoiBatch.from_images([*images(1), *images(1, np.uint8)], [[1, 1]] * 2, [1, 1]), TypeError, "one dtype"),
+        (
+            lambda: la.RoiBatch.from_images([*images(1), *images(1, np.uint8)], [[1, 1]] * 2, [1, 1]),
+            TypeError,
+            "one dtype",
+        ),
         (lambda: la.RoiBatch.from_images(images(1), [[1, 1, 1]], [1]), ValueError, "centers must have shape"),
         (lambda: la.RoiBatch.from_images(images(1), [[1, np.inf]], [1]), ValueError, "centers holds NaN"),
         (lambda: la.RoiBatch.from_images(images(1), [[1, 1]], [0]), ValueError, "diameters must be above 0"),

@@ -212,11 +212,11 @@ def test_another_store_is_refused(copy: Path, tmp_path: Path) -> None:
         run_experiment(other, copy, preset("tiny"))
 
 
-def test_unlabelled_stores_are_refused(tmp_path: Path) -> None:
+def test_unlabelled_stores_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     store = make_store(tmp_path / "unlabelled", labelled=False)
     with pytest.raises(DataError, match="24 of 24 lesions have no class"):
         run_experiment(store, tmp_path / "run", preset("tiny"))
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_runs_cannot_share_a_folder(store: Path, copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who runs a kernel: the CPU loops or the CUDA launches of `lesionaug._native`, over raw pointers (style.md, FlashInfer)."""
+"""Who runs a kernel: the CPU loops or the CUDA launches of `lesionaug._native`, over raw pointers."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def backend(device: torch.device) -> Backend:
     """The backend for tensors on `device`.
 
     Raises:
-        EnvironmentProblem: For a CUDA device when the installation has no CUDA kernels, and for any other kind of device.
+        EnvironmentProblem: For a CUDA device when the installation has no CUDA kernels, and for other kinds of device.
     """
     if device.type == "cpu":
         return CpuBackend()

@@ -1,7 +1,8 @@
 """The operators torch knows: `lesionaug::resample`, its adjoint and `lesionaug::patch_to_image`, over raw pointers.
 
-One schema serves dense and ragged images, and matrices as well as lesions with their parameters; what is not given is None.
-Shapes, dtypes and devices are checked here once, for CPU, CUDA and fake tensors; values on the CPU, or with `check=True`.
+One schema serves dense and ragged images, and matrices as well as lesions with their parameters; what is not given is
+None. Shapes, dtypes and devices are checked here once, for CPU, CUDA and fake tensors; values on the CPU, or with
+`check=True`.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Sources:
         check_pixel_dtype(self.pixels, "images")
         if self.dense == (self.sizes is not None) or (self.sizes is None) != (self.offsets is None):
             raise ValueError(
-                f"images must be dense [N, C, H, W], or ragged [total] with offsets and sizes; got {_shape(self.pixels)}"
+                f"images must be dense [N, C, H, W] or ragged [total] with offsets and sizes, got {_shape(self.pixels)}"
             )
         if self.dense and self.num_images and 0 in self.pixels.shape:
             raise ValueError(f"images must have at least one channel and pixel, got {_shape(self.pixels)}")
@@ -194,7 +195,7 @@ def _arguments(backend: Any, sources: Sources, size: int, sampling: Sampling, ou
 
 
 def _check_values(backend: Any, sources: Sources, size: int, sampling: Sampling, check: bool) -> None:
-    """Raise ValueError for a map no patch can be made of. On a GPU only when asked to: it has to wait for the device."""
+    """Raise ValueError for a map no patch can be made of; on a GPU only when asked to, as it waits for the device."""
     if backend.asynchronous:
         if not check:
             return
@@ -325,7 +326,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     sampling = ctx.sampling
     if sampling.window is not None:
         raise RuntimeError(
-            "lesionaug::resample has no gradient of its own with a window; lesionaug.resample takes it apart for autograd"
+            "lesionaug::resample has no gradient with a window; the function lesionaug.resample takes it apart"
         )
     pixels = torch.ops.lesionaug.resample_adjoint(
         gradient, *ctx.saved_tensors, sampling.antialias, sampling.border, sampling.a, False

@@ -86,7 +86,9 @@ class AugmentationParams:
         )
 
     def _map(self, change: Any) -> AugmentationParams:
-        return AugmentationParams(**{field.name: change(getattr(self, field.name)) for field in dataclasses.fields(self)})
+        return AugmentationParams(
+            **{field.name: change(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        )
 
 
 @dataclass(frozen=True)

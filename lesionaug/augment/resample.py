@@ -32,9 +32,9 @@ def resample(
 ) -> Tensor:
     """Sample square patches from images of any size, each through its own affine map.
 
-    The value at a patch pixel whose centre maps to (x, y) is the sum of the source pixels weighed by Keys' cubic kernel,
-    stretched where the map shrinks the image, over the sum of the weights. Points are (x, y) with the origin at the
-    top-left corner of an image; the centre of pixel (row i, column j) is (j + 0.5, i + 0.5).
+    The value at a patch pixel whose centre maps to (x, y) is the sum of the source pixels weighed by Keys' cubic
+    kernel, stretched where the map shrinks the image, over the sum of the weights. Points are (x, y) with the origin at
+    the top-left corner of an image; the centre of pixel (row i, column j) is (j + 0.5, i + 0.5).
 
     Args:
         images: A list of 2-D arrays [height, width] of any sizes, a RoiBatch, or dense [N, C, H, W]; int16, uint8,
@@ -53,8 +53,8 @@ def resample(
             (pixels outside are left out of the sums).
         fill: The constant border's value.
         out: Where to write, contiguous [N, C, size, size]; saves the allocation.
-        check: On a CUDA device, wait for the maps and raise as on the CPU. Without it a map that is not finite, an index
-            out of range or a zoom beyond 256 gives a patch of NaN (0 for uint8), never a stray read.
+        check: On a CUDA device, wait for the maps and raise as on the CPU. Without it a map that is not finite, an
+            index out of range or a zoom beyond 256 gives a patch of NaN (0 for uint8), never a stray read.
 
     Returns:
         [N, C, size, size]; C is 1 for ragged images.
@@ -81,7 +81,17 @@ def resample(
         index = index.to(device)
     sources = Sources(sources.pixels, sources.offsets, sources.sizes, index, None, matrix.detach())
     return execute(
-        sources, size, window, out_range, dtype, a=a, antialias=antialias, border=border, fill=fill, out=out, check=check
+        sources,
+        size,
+        window,
+        out_range,
+        dtype,
+        a=a,
+        antialias=antialias,
+        border=border,
+        fill=fill,
+        out=out,
+        check=check,
     )
 
 
@@ -194,7 +204,7 @@ def _sources(images: Tensor | RoiBatch | Sequence[Any]) -> Sources:
     dense = to_tensor(images, "images")
     if dense.ndim != 4:
         raise ValueError(
-            f"images must be [N, C, H, W], a RoiBatch or a list of 2-D arrays, got an array of shape {list(dense.shape)}"
+            f"images must be [N, C, H, W], a RoiBatch or a list of 2-D arrays, got shape {list(dense.shape)}"
         )
     return Sources(dense)
 

@@ -1,4 +1,4 @@
-"""The command line: one page that names the commands; each lives in a file of its own and imports torch only when it runs."""
+"""The command line: the commands by name; each lives in a file of its own and imports torch only when it runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("lesionaug"):
             raise
-        _fail(f'{error.name}: not installed. Install it with: pip install "lesionaug[full]"', EnvironmentProblem.exit_code)
+        _fail(
+            f'{error.name}: not installed. Install it with: pip install "lesionaug[full]"', EnvironmentProblem.exit_code
+        )
     except KeyboardInterrupt:
         _fail("interrupted; what was finished is kept", _INTERRUPTED)
     except BrokenPipeError:  # e.g. `lesionaug status RUN | head`

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -16,7 +18,7 @@ def demo(
     /,
     *,
     preset: Literal["tiny", "demo", "quick", "paper"] = "demo",
-    lesions: tuple[int, int, int] = DEMO_LESIONS,
+    lesions: Annotated[tuple[int, int, int], Parameter(negative=())] = DEMO_LESIONS,
     seed: int = 0,
     workers: int | None = None,
 ) -> None:

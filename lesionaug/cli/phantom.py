@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-if TYPE_CHECKING:
-    from cyclopts import App
+from cyclopts import App, Parameter
 
 
 def phantom(
     out: Path,
     /,
     *,
-    lesions: tuple[int, int, int] = (53, 64, 65),
+    lesions: Annotated[tuple[int, int, int], Parameter(negative=())] = (53, 64, 65),
     seed: int = 0,
     patients: int | None = None,
     workers: int = 1,

@@ -135,7 +135,7 @@ def _print_plan(outcome: RunOutcome) -> None:
         [
             task.name,
             f"{task.num_images:,}",
-            f"{task.per_lesion}",
+            f"{task.per_lesion}" + (" (all there are)" if task.capped else ""),
             f"{task.num_steps:,}",
             "trained" if task.name in done else "to train",
         ]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 PIXEL_DTYPES = (
     torch.int16,
@@ -32,7 +33,7 @@ def to_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
-        return torch.from_dlpack(value)
+        return from_dlpack(value)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -182,10 +181,10 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
             f"{_NOT_SUPPORTED_YET[sop_class]} not supported yet",
             "Import CT Image Storage, one file a slice, and leave this file out of the folder",
         )
-    from pydicom.uid import UID
+    from pydicom.uid import UID_dictionary
 
-    name = UID(sop_class).name
-    if name == sop_class:
+    name = UID_dictionary.get(sop_class, ("",))[0]
+    if not name:
         raise DataError(where, "the SOP class is none that DICOM knows", _EXPORT_AGAIN)
     return f"{name}, neither a CT slice nor a margin"
 
@@ -439,7 +438,7 @@ def _check_pixel_format(dataset: Dataset, where: str) -> None:
         raise DataError(where, "text is burned into the picture and may name the patient", "Export the original series")
 
 
-def decode(dataset: Dataset, where: str, frame: int | None = None) -> NDArray[Any]:
+def decode(dataset: Dataset, where: str, frame: int | None = None, *, clear_unused_bits: bool = True) -> NDArray[Any]:
     """The stored values of a picture, or of one frame of it.
 
     Raises:
@@ -463,20 +462,27 @@ def decode(dataset: Dataset, where: str, frame: int | None = None) -> NDArray[An
         if not decoder.is_available:
             package = _CODEC_PACKAGES.get(str(syntax), "python-gdcm pylibjpeg pylibjpeg-openjpeg pyjpegls")
             raise DataError(where, f"no decoder for {syntax.name} is installed", f"pip install {package}")
-        return pixel_array(dataset) if frame is None else pixel_array(dataset, index=frame)
+        return pixel_array(dataset, index=frame, correct_unused_bits=clear_unused_bits)
 
 
 def _check_bits(dataset: Dataset, stored: NDArray[Any], where: str) -> None:
-    """Refuse values that their own BitsStored cannot hold: overlay bits or a wrong tag, and no telling which."""
-    bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation) == 1
-    if not 0 < bits <= int(dataset.BitsAllocated) or int(dataset.get("HighBit", bits - 1)) != bits - 1:
-        raise DataError(where, f"BitsStored {bits} does not fit BitsAllocated and HighBit", _EXPORT_AGAIN)
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    """Refuse a picture of another shape, and values that their own BitsStored cannot hold.
+
+    The bits above BitsStored may repeat the sign or be 0; anything else is an overlay or a wrong tag, and nobody can
+    tell which.
+    """
     if stored.shape != (int(dataset.Rows), int(dataset.Columns)):
         raise DataError(where, f"the decoded picture is {stored.shape}, not Rows x Columns", _EXPORT_AGAIN)
-    if int(stored.min()) < low or int(stored.max()) > high:
+    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if not 0 < bits <= allocated or int(dataset.get("HighBit", bits - 1)) != bits - 1:
+        raise DataError(where, f"BitsStored {bits} does not fit BitsAllocated and HighBit", _EXPORT_AGAIN)
+    if bits == allocated or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    whole = decode(dataset, where, clear_unused_bits=False).astype(np.int64)
+    wrong = (whole != stored) & ((whole < 0) | (whole >= 1 << bits))
+    if wrong.any():
         raise DataError(
             where,
-            f"stored values must fit {bits} bits, got {math.trunc(stored.min())} .. {math.trunc(stored.max())}",
+            f"stored values must fit {bits} bits, got {int(whole[wrong][0])}",
             "Export the series without overlays in the unused bits",
         )

@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves either the old file or the new one, never half of one (design.md section 7)."""
+"""Writing files so that a killed process leaves the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as JSON with sorted keys, so that equal content gives equal bytes; NaN and infinity are refused."""
+    """Write `value` as JSON with sorted keys, so that equal content is equal bytes; NaN and infinity are refused."""
     write_text_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 

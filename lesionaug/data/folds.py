@@ -129,10 +129,13 @@ def make_folds(rois: RoiBatch, num_folds: int = 3, seed: int = 0) -> Folds:
     """Stratified, patient-grouped folds of a labelled batch; see `assign_folds`.
 
     Raises:
-        DataError: Unlabelled lesions, or too few patients of a class.
+        DataError: Unlabelled lesions, a class without lesions, or too few patients of a class.
     """
     labels = [int(label) for label in rois.labels]
     check_labelled(labels)
+    unused = [name for index, name in enumerate(rois.classes) if index not in labels]
+    if unused:
+        raise DataError("ROIs", f"no lesion has the class {unused[0]}", "Import again without that class")
     return assign_folds(rois.lesion_ids, rois.patient_ids, [rois.classes[label] for label in labels], num_folds, seed)
 
 

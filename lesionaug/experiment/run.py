@@ -21,7 +21,7 @@ from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.errors import ConfigError, DataError, EnvironmentProblem
 from lesionaug.experiment.config import RunConfig, difference, preset
 from lesionaug.experiment.results import RUN_SCHEMA, load_config, load_info
-from lesionaug.experiment.task import Task, TaskRunner, committed, describe, plan_tasks, versions
+from lesionaug.experiment.task import Task, TaskRunner, describe, plan_tasks, versions
 from lesionaug.experiment.workers import run_in_processes
 from lesionaug.training.classifier import Progress
 
@@ -92,26 +92,27 @@ def run_experiment(
         raise ConfigError("--workers", f"at least one is needed, got {workers}", "Leave it out for one per core")
     store_hash = manifest_sha256(store_path)
     rois = load_rois(store_path)
+    config, folds = _settle(
+        run_dir, config, rois, store_hash
+    )  # every fault of the input shows before a file is written
+    tasks = plan_tasks(config, folds)
     if dry_run:
-        config, folds = _settle(run_dir, config, rois, store_hash)
-        return _outcome(run_dir, config, rois, folds, plan_tasks(config, folds), ())
+        return RunOutcome(config, rois.kind, folds, tasks, _committed(run_dir, tasks), ())
     _check_folder(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with _locked(run_dir):
-        config, folds = _settle(run_dir, config, rois, store_hash)
-        tasks = plan_tasks(config, folds)
+        config, folds = _settle(run_dir, config, rois, store_hash)  # again: another process may have begun meanwhile
         _remove_leftovers(run_dir)
         if not (run_dir / "config.json").exists():
             folds.save(run_dir / "folds.json")
             write_json_atomic(run_dir / "run.json", _describe_run(rois, store_hash, config, command))
-            write_json_atomic(
-                run_dir / "config.json", config.model_dump(mode="json")
-            )  # last: it marks the rest as whole
+            # Last, for its presence says that the two above are whole.
+            write_json_atomic(run_dir / "config.json", config.model_dump(mode="json"))
         (run_dir / "models").mkdir(exist_ok=True)
-        outcome = _outcome(run_dir, config, rois, folds, tasks, ())
-        missing = [] if only == "folds" else [task for task in tasks if task.name not in outcome.done_before]
+        done_before = _committed(run_dir, tasks)
+        missing = [] if only == "folds" else [task for task in tasks if task.name not in done_before]
         _train(missing, config, rois, folds, store_path, run_dir, progress, workers)
-        return _outcome(run_dir, config, rois, folds, tasks, tuple(task.name for task in missing), outcome.done_before)
+        return RunOutcome(config, rois.kind, folds, tasks, done_before, tuple(task.name for task in missing))
 
 
 def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash: str) -> tuple[RunConfig, Folds]:
@@ -189,18 +190,9 @@ def _step_of(task: Task, on_step: Callable[[Task, int, str], None]) -> Progress:
     return lambda done, _, text: on_step(task, done, text)
 
 
-def _outcome(
-    run_dir: Path,
-    config: RunConfig,
-    rois: RoiBatch,
-    folds: Folds,
-    tasks: tuple[Task, ...],
-    trained: tuple[str, ...],
-    done_before: tuple[str, ...] | None = None,
-) -> RunOutcome:
-    if done_before is None:
-        done_before = tuple(task.name for task in tasks if committed(run_dir, task))
-    return RunOutcome(config, rois.kind, folds, tasks, done_before, trained)
+def _committed(run_dir: Path, tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Name the tasks whose folder is there: it is renamed into place only when complete."""
+    return tuple(task.name for task in tasks if (run_dir / "models" / task.name / "task.json").is_file())
 
 
 def _describe_run(rois: RoiBatch, store_hash: str, config: RunConfig, command: str) -> dict[str, Any]:

@@ -26,10 +26,21 @@ from lesionaug.training.classifier import Progress, predict_probabilities, save_
 
 @dataclass(frozen=True)
 class Task:
-    """One trained model: a classic group of Fig. 8, a split and a seed."""
+    """One trained model: a classic group of Fig. 8, a split and a seed.
+
+    Attributes:
+        group_size: Images asked for per fold.
+        per_lesion: Augmentations of each training lesion.
+        capped: The plan holds fewer augmentations than the group asks for.
+        split: The fold that is tested.
+        seed: One of the run's training seeds.
+        num_images: Training images.
+        num_steps: Optimiser steps.
+    """
 
     group_size: int
     per_lesion: int
+    capped: bool
     split: int
     seed: int
     num_images: int
@@ -56,7 +67,7 @@ def plan_tasks(config: RunConfig, folds: Folds) -> tuple[Task, ...]:
             for split in range(folds.num_folds):
                 images = len(folds.train_ids(split)) * (1 + group.per_lesion)
                 steps = config.classifier.num_steps(images)
-                tasks.append(Task(group.size, group.per_lesion, split, seed, images, steps))
+                tasks.append(Task(group.size, group.per_lesion, group.capped, split, seed, images, steps))
     return tuple(tasks)
 
 
@@ -150,6 +161,7 @@ class TaskRunner:
             "arm": "classic",
             "group_size": task.group_size,
             "per_lesion": task.per_lesion,
+            "capped": task.capped,
             "num_train_lesions": num_train,
             "num_train_images": len(images),
             "actual_added_per_fold": round(task.per_lesion * num_train / (self._folds.num_folds - 1), 1),
@@ -206,8 +218,3 @@ def check_no_leak(train_patients: tuple[str, ...], test_patients: tuple[str, ...
 def describe(task: Task) -> str:
     """Name a task for people."""
     return f"group {task.group_size}, split {task.split}, seed {task.seed}"
-
-
-def committed(run_dir: Path, task: Task) -> bool:
-    """Whether a task's folder is there; it is renamed into place only when complete."""
-    return (run_dir / "models" / task.name / "task.json").is_file()

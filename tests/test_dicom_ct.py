@@ -1,0 +1,323 @@
+"""HU out of DICOM: right, or refused with the file, the rule and the fix."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from lesionaug.data.dicom_ct import CtSlice, hounsfield, read_ct_slice, read_dicom, rescale, why_skipped
+from lesionaug.data.slices import HU_CLIP, SourceFile
+from lesionaug.errors import DataError
+from tests.dicom_files import ct_dataset, hu_picture, write
+
+
+def read(path: Path) -> CtSlice:
+    source = SourceFile(1, path, path.name)
+    return read_ct_slice(source, read_dicom(source, pixels=True))
+
+
+def test_hu_geometry_and_identity_are_read(tmp_path):
+    hu = hu_picture(1)
+    ct = read(write(ct_dataset(hu, z=7.0, spacing=(1.5, 0.5), patient="  Pat-ÄB "), tmp_path / "a.dcm"))
+    picture = ct.load()
+    assert picture.hu.dtype == np.int16
+    assert np.array_equal(picture.hu, hu)
+    assert picture.spacing_mm == (0.5, 1.5)  # (s_x, s_y), while DICOM writes the row spacing first
+    assert ct.patient == "pat-äb"
+    assert ct.plane is not None
+    pixels, depth = ct.plane.to_pixels(np.array([[10.0 + 3 * 0.5, 20.0 + 2 * 1.5, 9.0]]))
+    assert pixels == pytest.approx(np.array([[3.0, 2.0]]))
+    assert depth == pytest.approx([2.0])
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
+def test_lossless_compression_changes_no_value(tmp_path, syntax):
+    ds = ct_dataset(hu_picture(2))
+    ds.compress(syntax, generate_instance_uid=False)
+    assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, hu_picture(2))
+
+
+@pytest.mark.parametrize("little", [True, False])
+def test_other_byte_orders(tmp_path, little):
+    ds = ct_dataset(hu_picture(2))
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if little else ExplicitVRBigEndian
+    if not little:
+        ds.PixelData = np.frombuffer(ds.PixelData, "<i2").astype(">i2").tobytes()
+    plain = Dataset(ds)  # a FileDataset refuses to change its byte order
+    plain.file_meta = ds.file_meta
+    plain.save_as(tmp_path / "a.dcm", implicit_vr=little, little_endian=little, enforce_file_format=True)
+    assert np.array_equal(read(tmp_path / "a.dcm").load().hu, hu_picture(2))
+
+
+def test_slope_gives_floats_only_where_values_are_not_whole(tmp_path):
+    ds = ct_dataset(hu_picture(2))
+    ds.RescaleSlope = 0.5
+    picture = read(write(ds, tmp_path / "a.dcm")).load()
+    assert picture.hu.dtype == np.float32
+    assert np.array_equal(picture.hu, (hu_picture(2) + 1024) * 0.5 - 1024)
+
+
+def test_monochrome1_is_not_inverted_and_padding_becomes_air(tmp_path):
+    hu = hu_picture(3)
+    hu[:5] = -3024
+    hu[5] = 5000
+    ds = ct_dataset(hu)
+    ds.PhotometricInterpretation, ds.PixelPaddingValue = "MONOCHROME1", -2000
+    assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, np.clip(hu, *HU_CLIP))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "position", "store"),
+    [
+        ((1, 0, 0, 0, 1, 0), (10.0, 20.0), lambda a: a),
+        ((1, 0, 0, 0, -1, 0), (10.0, 20.0 + 59 * 0.8), np.flipud),
+        ((-1, 0, 0, 0, 1, 0), (10.0 + 79 * 0.8, 20.0), np.fliplr),
+        ((0, 1, 0, 1, 0, 0), (10.0, 20.0), np.transpose),
+        ((0, -1, 0, 1, 0, 0), (10.0, 20.0 + 59 * 0.8), lambda a: np.rot90(a, -1)),
+    ],
+)
+def test_every_axial_orientation_gives_the_same_picture(tmp_path, orientation, position, store):
+    hu = hu_picture(4)
+    stored = np.ascontiguousarray(store(hu))  # the rows and columns that this orientation would store
+    ct = read(write(ct_dataset(stored, orientation=orientation, position=position), tmp_path / "a.dcm"))
+    assert ct.turned_shape == (60, 80)
+    assert np.array_equal(ct.load().hu, hu)
+    assert ct.plane is not None
+    assert ct.plane.position == pytest.approx([10.0, 20.0, 0.0])
+    assert ct.plane.right == pytest.approx([1, 0, 0])
+    assert ct.plane.down == pytest.approx([0, 1, 0])
+
+
+def test_a_turned_picture_keeps_its_spacing_on_its_axes(tmp_path):
+    stored = hu_picture(4).T
+    ct = read(write(ct_dataset(stored, orientation=(0, 1, 0, 1, 0, 0), spacing=(0.5, 2.0)), tmp_path / "a.dcm"))
+    assert ct.spacing_mm == (0.5, 2.0)  # rows were 0.5 apart and are columns now
+
+
+def _without(keyword):
+    def change(ds):
+        del ds[keyword]
+
+    return change
+
+
+def _with(keyword, value):
+    def change(ds):
+        setattr(ds, keyword, value)
+
+    return change
+
+
+def _raw(tag: int, vr: str, content: bytes):
+    """A value that pydicom would not write, put in as it stands."""
+
+    def change(ds):
+        from pydicom.dataelem import RawDataElement
+        from pydicom.tag import Tag
+
+        ds._dict[Tag(tag)] = RawDataElement(Tag(tag), vr, len(content), content, 0, False, True)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_without("RescaleSlope"), "RescaleSlope and RescaleIntercept are missing"),
+        (_without("RescaleIntercept"), "RescaleSlope and RescaleIntercept are missing"),
+        (_with("RescaleSlope", 0), "RescaleSlope must be above 0"),
+        (_raw(0x00281052, "DS", b"NaN "), "RescaleIntercept must be a finite number"),
+        (_raw(0x00281052, "DS", b"air!!"), "RescaleIntercept must be a finite number"),
+        (_with("RescaleType", "MGML"), "Hounsfield"),
+        (_without("PixelSpacing"), "PixelSpacing is missing"),
+        (_raw(0x00280030, "DS", b"0,81\\0.81 "), "decimal point"),
+        (_raw(0x00280030, "DS", b"abcdefgh"), "2 finite numbers"),
+        (_raw(0x00280030, "DS", b"NaN\\0.8 "), "2 finite numbers"),
+        (_with("PixelSpacing", [-0.8, 0.8]), "0.01 .. 20 mm"),
+        (_with("PixelSpacing", [0, 0]), "0.01 .. 20 mm"),
+        (_with("ImageOrientationPatient", [0, 1, 0, 0, 0, -1]), "must be axial"),
+        (_with("ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "perpendicular"),
+        (_with("Rows", 0), "Rows and Columns"),
+        (_with("Columns", 65535), "Rows and Columns"),
+        (_without("Rows"), "needs Rows"),
+        (_without("PixelData"), "needs PixelData"),
+        (_with("BitsAllocated", 13), "BitsAllocated"),
+        (_with("BitsStored", 8), "HighBit"),
+        (_with("SamplesPerPixel", 3), "grey"),
+        (_with("LossyImageCompression", "01"), "with loss"),
+        (_with("BurnedInAnnotation", "YES"), "burned in"),
+        (_with("NumberOfFrames", "2"), "several frames"),
+        (lambda ds: setattr(ds, "PixelData", ds.PixelData[:-100]), "broken"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused(tmp_path, change, words):
+    ds = ct_dataset(hu_picture())
+    change(ds)
+    path = write(ds, tmp_path / "bad.dcm")
+    with pytest.raises(DataError, match=words) as caught:
+        read(path)
+    assert caught.value.where == "bad.dcm"
+    assert caught.value.fix
+
+
+def test_values_beyond_their_own_bits_are_refused(tmp_path):
+    ds = ct_dataset(hu_picture())
+    ds.BitsStored, ds.HighBit = 9, 8
+    with pytest.raises(DataError, match="must fit 9 bits"):
+        read(write(ds, tmp_path / "a.dcm"))
+
+
+def test_negative_values_without_sign_extension_are_read(tmp_path):
+    hu = hu_picture()
+    ds = ct_dataset(hu)
+    ds.BitsStored, ds.HighBit, ds.RescaleIntercept = 12, 11, 0
+    ds.PixelData = (hu.astype(np.int32) & 0xFFF).astype("<u2").tobytes()
+    assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, hu)
+
+
+def test_lossy_and_deflated_syntaxes_are_refused_before_decoding(tmp_path):
+    ds = ct_dataset(hu_picture())
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    ds.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x04\0\0\0abcd"
+    ds["PixelData"].is_undefined_length = True
+    with pytest.raises(DataError, match="with loss"):
+        read(write(ds, tmp_path / "lossy.dcm"))
+    ds = ct_dataset(hu_picture())
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    with pytest.raises(DataError, match="deflated"):
+        read(write(ds, tmp_path / "deflated.dcm"))
+
+
+def test_a_missing_codec_is_named_with_its_pip_line(tmp_path, monkeypatch):
+    from pydicom.pixels.decoders.base import Decoder
+
+    ds = ct_dataset(hu_picture())
+    ds.compress(JPEG2000Lossless, generate_instance_uid=False)
+    path = write(ds, tmp_path / "a.dcm")
+    monkeypatch.setattr(Decoder, "is_available", property(lambda self: False))
+    with pytest.raises(DataError, match=r"pip install pylibjpeg pylibjpeg-openjpeg"):
+        read(path)
+
+
+def test_an_unspecified_rescale_type_and_a_missing_position_are_notes(tmp_path):
+    ds = ct_dataset(hu_picture())
+    ds.RescaleType = "US"
+    del ds.ImagePositionPatient
+    ct = read(write(ds, tmp_path / "a.dcm"))
+    assert ct.plane is None
+    assert any("US" in note for note in ct.notes)
+    assert any("position" in note for note in ct.notes)
+
+
+def test_rescale_is_found_in_functional_groups_frame_before_shared():
+    def group(intercept):
+        transformation = Dataset()
+        transformation.RescaleSlope, transformation.RescaleIntercept = 1, intercept
+        item = Dataset()
+        item.PixelValueTransformationSequence = [transformation]
+        return item
+
+    ds = Dataset()
+    ds.SharedFunctionalGroupsSequence = [group(-1000)]
+    assert rescale(ds, "x") == (1.0, -1000.0)
+    ds.PerFrameFunctionalGroupsSequence = [group(-7), group(-8)]
+    assert rescale(ds, "x", frame=1) == (1.0, -8.0)
+    ds.RescaleSlope, ds.RescaleIntercept = 2, -1
+    assert rescale(ds, "x") == (2.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 128 + b"DICM", b"\x89PNG\r\n\x1a\n" + b"\0" * 300, b"\0" * 128 + b"DICM" + bytes(range(256)) * 8],
+)
+def test_what_is_no_dicom_file_is_refused(tmp_path, content):
+    (tmp_path / "a.dcm").write_bytes(content)
+    with pytest.raises(DataError):
+        read(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged_bytes_give_a_picture_or_a_data_error(tmp_path, seed):
+    whole = write(ct_dataset(hu_picture()), tmp_path / "a.dcm").read_bytes()
+    rng = np.random.default_rng(seed)
+    damaged = bytearray(whole)
+    for place in rng.integers(132, 1400, 12):
+        damaged[place] = rng.integers(256)
+    if seed % 3 == 0:
+        del damaged[int(rng.integers(200, len(damaged))) :]
+    (tmp_path / "b.dcm").write_bytes(damaged)
+    try:
+        picture = read(tmp_path / "b.dcm").load()
+    except DataError:
+        return
+    assert np.isfinite(picture.hu).all()
+
+
+def test_what_is_neither_slice_nor_margin_is_skipped_or_refused_by_name():
+    ds = ct_dataset(hu_picture())
+    assert why_skipped(ds, "a") is None
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    assert "localizer" in str(why_skipped(ds, "a"))
+    for uid, words in (("1.2.840.10008.5.1.4.1.1.88.33", "SR"), ("1.2.840.10008.5.1.4.1.1.7", "Secondary Capture")):
+        ds.SOPClassUID = uid
+        assert words in str(why_skipped(ds, "a"))
+    for uid, words in (("1.2.840.10008.5.1.4.1.1.2.1", "Enhanced"), ("1.2.840.10008.5.1.4.1.1.4", "MR")):
+        ds.SOPClassUID = uid
+        with pytest.raises(DataError, match=words):
+            why_skipped(ds, "a")
+
+
+def test_the_awkward_and_corrupt_files_do_what_is_expected(shared_data):
+    expectations = json.loads((shared_data / "expectations.json").read_text())
+    base = np.load(shared_data / "awkward" / "base_hu.npy")
+    for name, expected in expectations.items():
+        path = shared_data / name
+        if not name.startswith(("awkward/", "corrupt/")) or path.suffix != ".dcm":
+            continue
+        started = time.monotonic()
+        source = SourceFile(1, path, path.name)
+        try:
+            dataset = read_dicom(source, pixels=True)
+            skipped = why_skipped(dataset, path.name)
+            hu = None if skipped else read_ct_slice(source, dataset).load().hu
+            outcome = "skipped" if skipped else "read"
+        except DataError:
+            outcome, hu = "refused", None
+        assert time.monotonic() - started < 5, name
+        if "same HU" in expected and "unsigned" not in name:
+            assert outcome == "read", name
+            assert np.array_equal(hu, base), name
+        elif expected.startswith("skip"):
+            assert outcome == "skipped", name
+        elif "fuzz" in name:
+            continue  # a picture or a refusal: the loop has asked for it
+        elif name.startswith("corrupt/") or "error" in expected or "sagittal" in name:
+            assert outcome == "refused", name
+        else:
+            assert outcome == "read", name
+
+
+def test_every_lossless_transfer_syntax_of_one_picture_agrees(shared_data):
+    pictures = []
+    for path in sorted((shared_data / "transfer_syntaxes").glob("CTImage*")):
+        source = SourceFile(1, path, path.name)
+        if "Process2_4" in path.name or "Process10_12" in path.name:
+            with pytest.raises(DataError, match="with loss"):
+                read_ct_slice(source, read_dicom(source, pixels=True))
+        else:
+            pictures.append(hounsfield(read_dicom(source, pixels=True), path.name))
+    assert len(pictures) == 5
+    assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
