@@ -1,4 +1,4 @@
-"""The errors a user can meet: the place, the rule that was broken and the fix; each has the command line's exit code."""
+"""The errors a user can meet: the place, the rule that was broken and the fix; each has its exit code."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ from lesionaug.data.store import manifest_sha256, save_rois
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment.config import resolve_config
 from lesionaug.experiment.pictures import write_pictures
-from lesionaug.experiment.report import format_number, write_report
-from lesionaug.experiment.results import config_sha256
+from lesionaug.experiment.numbers import collect_numbers
+from lesionaug.experiment.report import format_number, render, write_report
+from lesionaug.experiment.results import config_sha256, load_run
 
 CLASSES = ("cyst", "hemangioma", "metastasis")  # a store's order need not be the paper's
 GROUPS = (0, 30, 500)
@@ -177,6 +178,20 @@ class Page(HTMLParser):
 
 def read_page(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
+
+
+def page_without_figures(run: Path) -> Page:
+    """The page as `write_report` writes it, but for the figures, which take most of the time."""
+    results = load_run(run)
+    return Page(render(results, collect_numbers(results), {}))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its report, for tests that change nothing in it."""
+    run = write_run(tmp_path_factory.mktemp("finished") / "run")
+    write_report(run)
+    return run
 
 
 # --- an own recount in plain Python: csv, collections and the textbook formula of Wilson's interval
@@ -341,7 +356,7 @@ PAPER = {
 @pytest.mark.parametrize("seeds", [(0,), (3, 11, 12)])
 def test_every_number_equals_a_recount(tmp_path: Path, seeds: tuple[int, ...]) -> None:
     run = write_run(tmp_path / "run", seeds=seeds)
-    page = read_page(write_report(run))
+    page = page_without_figures(run)
     ours = recount(run, CLASSES)
     for key, texts in page.numbers.items():
         wanted = PAPER if key.startswith("paper.") else ours
@@ -392,7 +407,7 @@ def test_numbers_json_and_tables_equal_the_recount(tmp_path: Path) -> None:
 def test_a_changed_prediction_changes_the_page(tmp_path: Path) -> None:
     """The numbers come from the predictions, not from a cache: the recount test can fail."""
     run = write_run(tmp_path / "run")
-    before = read_page(write_report(run)).numbers["classic.0.correct"]
+    before = page_without_figures(run).numbers["classic.0.correct"]
     path = run / "models" / "cnn-classic-00000-split0-seed0" / "predictions.csv"
     rows = list(csv.reader(path.read_text().splitlines()))
     row = next(row for row in rows[1:] if row[3] == row[4])
@@ -400,7 +415,7 @@ def test_a_changed_prediction_changes_the_page(tmp_path: Path) -> None:
     row[4] = wrong
     row[5:] = ["0.8" if c == wrong else "0.1" for c in CLASSES]
     path.write_text("\n".join(",".join(r) for r in rows) + "\n")
-    after = read_page(write_report(run)).numbers["classic.0.correct"]
+    after = page_without_figures(run).numbers["classic.0.correct"]
     assert int(next(iter(after))) == int(next(iter(before))) - 1
 
 
@@ -410,13 +425,12 @@ def test_the_optimum_is_the_smallest_of_the_best(tmp_path: Path) -> None:
     for split in range(3):
         source = run / "models" / f"cnn-classic-00030-split{split}-seed0" / "predictions.csv"
         shutil.copy(source, run / "models" / f"cnn-classic-00500-split{split}-seed0" / "predictions.csv")
-    page = read_page(write_report(run))
+    page = page_without_figures(run)
     assert page.numbers["optimum.size"] == {"30"}
 
 
-def test_page_is_self_contained_and_accessible(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    path = write_report(run)
+def test_page_is_self_contained_and_accessible(finished: Path) -> None:
+    path = finished / "report.html"
     text = path.read_text(encoding="utf-8")
     page = read_page(path)
     for link in page.links:
@@ -448,10 +462,9 @@ def test_page_is_self_contained_and_accessible(tmp_path: Path) -> None:
     assert html.escape("Some CPU <fast> & cheap") in text
 
 
-def test_the_readings_show_the_configuration(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    page = read_page(write_report(run))
-    config = json.loads((run / "config.json").read_text())
+def test_the_readings_show_the_configuration(finished: Path) -> None:
+    page = read_page(finished / "report.html")
+    config = json.loads((finished / "config.json").read_text())
     assert page.options["image.window_hu"] == "-160, 240"
     assert page.options["plan.n_rot"] == str(config["plan"]["n_rot"])
     assert page.options["classic_groups"] == "0, 30, 500"
@@ -468,9 +481,8 @@ def test_the_readings_show_the_configuration(tmp_path: Path) -> None:
         ], key
 
 
-def test_reductions_stand_at_the_top(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    text = read_page(write_report(run))
+def test_reductions_stand_at_the_top(finished: Path) -> None:
+    text = read_page(finished / "report.html")
     words = " ".join("".join(text.words).split())
     reductions = resolve_config("tiny", classic_groups=GROUPS).reductions
     assert reductions
@@ -479,15 +491,15 @@ def test_reductions_stand_at_the_top(tmp_path: Path) -> None:
         assert 0 < words.index(line) < place
 
 
-def test_same_run_same_bytes_and_no_paths(tmp_path: Path) -> None:
+def test_same_run_same_bytes_and_no_paths(finished: Path, tmp_path: Path) -> None:
+    again = write_run(tmp_path / "elsewhere")
+    write_report(again)
     pages = []
-    for name in ("one", "two"):
-        run = write_run(tmp_path / name)
-        write_report(run)
+    for run in (finished, again):
         files = sorted(path for path in [run / "report.html", *(run / "report").rglob("*")] if path.is_file())
         pages.append({path.relative_to(run): path.read_bytes() for path in files})
         for path in files:
-            assert str(tmp_path).encode() not in path.read_bytes(), path
+            assert str(run.parent).encode() not in path.read_bytes(), path
         assert not list(run.rglob("*.tmp"))
     assert pages[0] == pages[1]
     assert {path.name for path in pages[0]} >= {
@@ -505,7 +517,7 @@ def test_incomplete_runs_say_what_is_missing(tmp_path: Path, removed: str) -> No
     patterns = {"one": "cnn-classic-00030-split1-seed0", "group": "cnn-classic-00500-*", "all": "*"}
     for folder in list((run / "models").glob(patterns[removed])):
         shutil.rmtree(folder)
-    page = read_page(write_report(run))
+    page = read_page(write_report(run)) if removed == "all" else page_without_figures(run)
     assert "missing" in page.ids
     words = " ".join("".join(page.words).split())
     assert "This run is not complete" in words
@@ -526,7 +538,7 @@ def test_incomplete_runs_say_what_is_missing(tmp_path: Path, removed: str) -> No
 def test_other_classes_than_the_papers(tmp_path: Path) -> None:
     classes = ("cyst", "a <b> & c", "focal nodular hyperplasia")
     run = write_run(tmp_path / "run", classes=classes)
-    page = read_page(write_report(run))
+    page = page_without_figures(run)
     ours = recount(run, classes)
     for key, texts in page.numbers.items():
         assert texts == {(PAPER if key.startswith("paper.") else ours)[key]}, key

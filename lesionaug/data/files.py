@@ -44,13 +44,13 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as JSON with sorted keys, so that equal content is equal bytes; NaN and infinity are refused."""
+    """Write `value` as JSON with sorted keys: equal content is equal bytes; NaN and infinity are refused."""
     write_text_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def commit_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Fill a temporary sibling of `path` in the `with` body; on success it is synced and renamed to `path`, else removed.
+    """Fill a temporary sibling of `path` in the `with` body; on success it is synced and renamed, else removed.
 
     Raises:
         FileExistsError: When `path` exists already: nothing is ever overwritten here.
