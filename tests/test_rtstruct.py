@@ -1,0 +1,266 @@
+"""Contours find their slice, are drawn exactly, or are refused by name."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lesionaug.data.dicom_ct import CtSlice, read_ct_slice, read_dicom
+from lesionaug.data.importer import check_source, import_source
+from lesionaug.data.margins import diameter_px
+from lesionaug.data.rtstruct import read_rtstruct
+from lesionaug.data.slices import Finding, Margin, SourceFile
+from lesionaug.data.store import load_rois, read_manifest
+from tests.dicom_files import (
+    HEIGHT,
+    WIDTH,
+    circle_mm,
+    contour,
+    ct_dataset,
+    disc,
+    hu_picture,
+    rtstruct_dataset,
+    series,
+    write,
+)
+
+
+def ct_slices(folder: Path) -> list[CtSlice]:
+    found = []
+    for number, path in enumerate(sorted(folder.glob("[0-9]*.dcm")), 1):
+        source = SourceFile(number, path, path.name)
+        found.append(read_ct_slice(source, read_dicom(source, pixels=True)))
+    return found
+
+
+def margins(folder: Path, rois, **keywords) -> tuple[list[Margin], list[Finding]]:
+    path = write(rtstruct_dataset(rois, **keywords), folder / "RS.dcm")
+    findings: list[Finding] = []
+    return list(read_rtstruct(SourceFile(9, path, path.name), ct_slices(folder), findings)), findings
+
+
+def errors(findings: list[Finding]) -> list[str]:
+    return [str(finding) for finding in findings if finding.severity == "error"]
+
+
+def test_a_circle_becomes_the_disc_of_pixel_centres(tmp_path):
+    series(tmp_path)
+    # Many points: the polygon is then the circle. Its centre is the centre of pixel (30, 25): (30.5, 25.5) in corners.
+    (margin,), findings = margins(tmp_path, {4: ("a", [contour(circle_mm(30, 25, 9.3, 5.0, points=2000))])})
+    (entry,) = margin.slices
+    assert entry.slice.source.name == "1.dcm"
+    assert np.array_equal(entry.mask, disc(HEIGHT, WIDTH, 30.5, 25.5, 9.3))
+    assert margin.number == 4
+    assert not findings
+    assert diameter_px(entry.mask, (0.8, 0.8)) == pytest.approx(2 * 9.3, abs=1.5)
+
+
+def test_holes_are_xor_and_repeated_names_stay_apart(tmp_path):
+    series(tmp_path)
+    ring = [contour(circle_mm(30, 25, r, 5.0, points=2000)) for r in (12.2, 5.4)]
+    found, _ = margins(tmp_path, {1: ("same", ring), 2: ("same", [contour(circle_mm(60, 30, 6.3, 0.0, points=2000))])})
+    assert [margin.number for margin in found] == [1, 2]
+    expected = disc(HEIGHT, WIDTH, 30.5, 25.5, 12.2) ^ disc(HEIGHT, WIDTH, 30.5, 25.5, 5.4)
+    assert np.array_equal(found[0].slices[0].mask, expected)
+
+
+@pytest.mark.parametrize(("z", "name"), [(5.0, "1.dcm"), (6.9, "1.dcm"), (8.0, "2.dcm"), (3.1, "1.dcm")])
+def test_a_contour_off_its_plane_goes_to_the_nearest_slice(tmp_path, z, name):
+    series(tmp_path)
+    (margin,), findings = margins(tmp_path, {1: ("a", [contour(circle_mm(30, 25, 9, z))])})
+    assert [entry.slice.source.name for entry in margin.slices] == [name]
+    assert not findings
+
+
+def test_a_contour_exactly_between_two_slices_is_refused_and_drawn_on_neither(tmp_path):
+    series(tmp_path)
+    found, findings = margins(tmp_path, {7: ("liver met", [contour(circle_mm(30, 25, 9, 7.5))])})
+    assert found == []
+    assert "ROI 7 'liver met'" in errors(findings)[0]
+    assert "exactly between" in errors(findings)[0]
+
+
+def test_contours_of_slices_that_are_missing_are_counted_and_do_not_land_on_neighbours(tmp_path):
+    series(tmp_path, count=2, step=20.0)  # every fourth slice of a series with 5 mm steps
+    contours = [contour(circle_mm(30, 25, 5 + z / 5, z)) for z in np.arange(0, 25, 5.0)]
+    (margin,), findings = margins(tmp_path, {1: ("a", contours)})
+    assert margin.parts_missing == 3
+    assert [entry.slice.source.name for entry in margin.slices] == ["0.dcm", "1.dcm"]
+    assert np.array_equal(margin.slices[0].mask, margins(tmp_path, {1: ("a", contours[:1])})[0][0].slices[0].mask)
+    assert margin.largest().slice.source.name == "1.dcm"
+    assert not errors(findings)
+
+
+def test_dense_contours_between_slices_are_not_drawn_twice(tmp_path):
+    series(tmp_path)
+    contours = [contour(circle_mm(30, 25, 9, z)) for z in (5.0, 6.0, 7.0)]  # planned at 1 mm, imaged at 5 mm
+    (margin,), _ = margins(tmp_path, {1: ("a", contours)})
+    assert margin.parts_missing == 2
+    assert np.array_equal(margin.slices[0].mask, margins(tmp_path, {1: ("a", contours[:1])})[0][0].slices[0].mask)
+
+
+def test_a_reference_by_uid_wins_over_another_frame_with_a_warning(tmp_path):
+    slices = series(tmp_path)
+    drawn = contour(circle_mm(30, 25, 9, 5.0), reference=slices[1].SOPInstanceUID)
+    (margin,), findings = margins(tmp_path, {1: ("a", [drawn])}, frame="1.2.3")
+    assert [entry.slice.source.name for entry in margin.slices] == ["1.dcm"]
+    assert "frame of reference" in findings[0].rule
+    # A reference to a slice that is elsewhere is a contradiction, not a match.
+    drawn = contour(circle_mm(30, 25, 9, 5.0), reference=slices[2].SOPInstanceUID)
+    _, findings = margins(tmp_path, {1: ("a", [drawn])})
+    assert "lies 5.00 mm away" in errors(findings)[0]
+
+
+def test_neither_uid_nor_frame_is_an_error_that_names_the_roi(tmp_path):
+    series(tmp_path)
+    found, findings = margins(tmp_path, {3: ("met", [contour(circle_mm(30, 25, 9, 5.0))])}, frame="1.2.3")
+    assert not found
+    assert "ROI 3 'met'" in errors(findings)[0]
+
+
+def test_two_series_at_one_place_are_not_guessed_between(tmp_path):
+    series(tmp_path)
+    other = ct_dataset(hu_picture(9), z=5.0)
+    other.SeriesInstanceUID = "1.2.3.4"
+    write(other, tmp_path / "9.dcm")
+    _, findings = margins(tmp_path, {1: ("a", [contour(circle_mm(30, 25, 9, 5.0))])})
+    assert "2 series" in errors(findings)[0]
+    drawn = contour(circle_mm(30, 25, 9, 5.0), reference=other.SOPInstanceUID)
+    (margin,), findings = margins(tmp_path, {1: ("a", [drawn])})
+    assert [entry.slice.source.name for entry in margin.slices] == ["9.dcm"]
+
+
+def test_what_is_no_margin_is_skipped_and_named(tmp_path):
+    series(tmp_path)
+    good = contour(circle_mm(30, 25, 9, 5.0))
+    found, findings = margins(
+        tmp_path,
+        {
+            1: ("a", [good, contour([(30, 30, 5.0)], kind="POINT")]),
+            2: ("b", [contour(circle_mm(30, 25, 9, 5.0), kind="OPEN_PLANAR")]),
+            3: ("c", None),
+        },
+    )
+    assert [margin.number for margin in found] == [1]
+    said = "\n".join(map(str, findings))
+    assert "1 POINT" in said
+    assert "1 OPEN_PLANAR" in said
+    assert {finding.number for finding in findings if finding.source} == {2, 3}
+    assert not errors(findings)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda item: setattr(item, "NumberOfContourPoints", 3), "points and holds"),
+        (lambda item: setattr(item, "ContourData", item.ContourData[:-1]), "three points"),
+        (lambda item: setattr(item, "ContourData", item.ContourData[:6]), "three points"),
+    ],
+)
+def test_broken_contour_data_are_refused(tmp_path, change, words):
+    series(tmp_path)
+    item = contour(circle_mm(30, 25, 9, 5.0))
+    change(item)
+    found, findings = margins(tmp_path, {1: ("a", [item]), 2: ("b", [contour(circle_mm(30, 25, 9, 5.0))])})
+    assert [margin.number for margin in found] == [2]
+    assert words in errors(findings)[0]
+
+
+def test_another_patient_is_refused(tmp_path):
+    series(tmp_path)
+    _, findings = margins(tmp_path, {1: ("a", [contour(circle_mm(30, 25, 9, 5.0))])}, patient="Pat-2")
+    assert "different patients" in errors(findings)[0]
+
+
+def test_partly_outside_is_clipped_with_a_message_and_wholly_outside_refused(tmp_path):
+    series(tmp_path)
+    (margin,), findings = margins(tmp_path, {1: ("a", [contour(circle_mm(1, 25, 9.3, 5.0, points=2000))])})
+    assert np.array_equal(margin.slices[0].mask, disc(HEIGHT, WIDTH, 1.5, 25.5, 9.3))
+    assert "partly outside" in findings[0].rule
+    found, findings = margins(tmp_path, {1: ("a", [contour(circle_mm(-40, 25, 9, 5.0))])})
+    assert not found
+    assert "no pixel centre" in errors(findings)[0]
+
+
+def test_a_tilted_gantry_has_tilted_contours(tmp_path):
+    tilt = math.radians(18.5)
+    down = np.array([0, math.cos(tilt), -math.sin(tilt)])
+    write(ct_dataset(hu_picture(), orientation=(1, 0, 0, *down)), tmp_path / "0.dcm")
+    points = [
+        tuple(
+            np.array([10.0, 20.0, 0.0])
+            + 0.8 * ((30 + 9.3 * math.cos(a)) * np.array([1, 0, 0]) + (25 + 9.3 * math.sin(a)) * down)
+        )
+        for a in np.linspace(0, 2 * math.pi, 2000, endpoint=False)
+    ]
+    (margin,), findings = margins(tmp_path, {1: ("a", [contour(points)])})
+    assert np.array_equal(margin.slices[0].mask, disc(HEIGHT, WIDTH, 30.5, 25.5, 9.3))
+    assert not findings
+    z = float(np.mean([p[2] for p in points]))
+    _, findings = margins(tmp_path, {1: ("a", [contour(circle_mm(30, 25, 9, z))])})
+    assert "not parallel" in errors(findings)[0]
+
+
+def test_a_flipped_slice_gives_the_same_lesion(tmp_path):
+    hu = hu_picture(5)
+    drawn = {1: ("a", [contour(circle_mm(30, 25, 9, 0.0))])}
+    ids = []
+    for name, ds in (
+        ("plain", ct_dataset(hu)),
+        ("flipped", ct_dataset(hu[::-1], orientation=(1, 0, 0, 0, -1, 0), position=(10.0, 20.0 + (HEIGHT - 1) * 0.8))),
+    ):
+        write(ds, tmp_path / name / "0.dcm")
+        write(rtstruct_dataset(drawn), tmp_path / name / "RS.dcm")
+        ids.append(load_rois(import_source(tmp_path / name, tmp_path / f"{name}.rois").path).lesion_ids)
+    assert ids[0] == ids[1]
+
+
+def test_the_real_structure_sets_give_twelve_lesions_and_the_published_mask(shared_data, tmp_path):
+    import nibabel
+
+    report = import_source(shared_data / "sts_rtstruct", tmp_path / "rois")
+    assert (report.num_lesions, report.num_patients, report.kind) == (12, 12, "imported")
+    one = import_source(shared_data / "sts_rtstruct" / "STS_003", tmp_path / "one")
+    rois, entry = load_rois(one.path), read_manifest(one.path)["lesions"][0]
+    (left, top), (height, width) = entry["origin"], (entry["height"], entry["width"])
+    image = nibabel.load(shared_data / "sts_nifti" / "STS_003_CT_image.nii.gz").get_fdata()
+    mask = nibabel.load(shared_data / "sts_nifti" / "STS_003_CT_mask.nii.gz").get_fdata()
+    index = round((-774.11 + 849.32) / 3.27)  # the slice of file 000023.dcm, of largest area
+    oracle = mask[:, :, index].T > 0
+    assert rois.masks is not None
+    assert np.array_equal(rois.masks[0].numpy(), oracle[top : top + height, left : left + width])
+    assert int(rois.masks[0].sum()) == int(oracle.sum())
+    assert np.array_equal(rois.images[0].numpy(), image[:, :, index].T[top : top + height, left : left + width])
+
+
+def test_the_awkward_structure_sets_do_what_is_expected(shared_data, tmp_path):
+    truth = np.load(shared_data / "one_lesion" / "truth_mask_slice1.npy") > 0
+    expected = {
+        "offplane_0p3mm": truth.sum(),
+        "frame_of_reference_mismatch": truth.sum(),
+        "roi_without_contoursequence": truth.sum(),
+        "hole_two_contours_xor": None,
+        "between_slices": "exactly between",
+        "partly_outside_image": "inside the picture",
+    }
+    for name, outcome in expected.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for path in (
+            *(shared_data / "one_lesion" / "ct").glob("*.dcm"),
+            shared_data / "rtstruct_awkward" / f"{name}.dcm",
+        ):
+            (folder / path.name).symlink_to(path)
+        if isinstance(outcome, str):
+            assert any(outcome in message for message in errors(check_source(folder))), name
+            continue
+        rois = load_rois(import_source(folder, tmp_path / f"{name}.rois").path)
+        assert rois.masks is not None
+        area = int(rois.masks[0].sum())
+        if outcome is None:
+            assert area == pytest.approx(truth.sum() - math.pi * 8**2, abs=12)
+        else:
+            assert area == outcome, name

@@ -1,0 +1,176 @@
+"""Segments are placed by their own geometry; highdicom is the independent reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+
+from lesionaug.data.dicom_ct import CtSlice, read_ct_slice, read_dicom
+from lesionaug.data.importer import import_source
+from lesionaug.data.segmentation import read_segmentation
+from lesionaug.data.slices import Finding, Margin, SourceFile
+from lesionaug.data.store import load_rois
+from tests.dicom_files import HEIGHT, WIDTH, ct_dataset, disc, hu_picture, segmentation, series, write
+
+
+def margins(folder: Path, dataset) -> tuple[list[Margin], list[Finding]]:
+    path = write(dataset, folder / "seg.dcm")
+    slices: list[CtSlice] = []
+    for number, file in enumerate(sorted(folder.glob("[0-9]*.dcm")), 1):
+        source = SourceFile(number, file, file.name)
+        slices.append(read_ct_slice(source, read_dicom(source, pixels=True)))
+    findings: list[Finding] = []
+    return list(read_segmentation(SourceFile(9, path, path.name), slices, findings)), findings
+
+
+def two_segments(rows: int = HEIGHT, columns: int = WIDTH) -> np.ndarray:
+    masks = np.zeros((3, rows, columns, 2), dtype=bool)
+    masks[1, ..., 0] = disc(rows, columns, 30, 20, 8)
+    masks[2, ..., 0] = disc(rows, columns, 30, 20, 5)
+    masks[0, ..., 1] = disc(rows, columns, 34, 22, 9)
+    return masks
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_segments_come_back_on_their_slices(tmp_path, kind):
+    slices = series(tmp_path)
+    masks = two_segments()
+    drawn = np.where(masks, 0.7, 0.3) if kind == "FRACTIONAL" else masks  # the threshold is 0.5
+    if kind == "FRACTIONAL":
+        drawn = drawn / 1.5 + (masks * 0.1)
+        assert ((drawn >= 0.5) == masks).all()
+    found, findings = margins(tmp_path, segmentation(slices, drawn, ["cyst", "met"], kind=kind))
+    assert not findings
+    assert [(m.number, m.name) for m in found] == [(1, "cyst"), (2, "met")]
+    for margin in found:
+        own = {entry.slice.source.name: entry.mask for entry in margin.slices}
+        wanted = {
+            f"{n}.dcm": masks[n, ..., margin.number - 1] for n in range(3) if masks[n, ..., margin.number - 1].any()
+        }
+        assert own.keys() == wanted.keys()
+        assert all(np.array_equal(own[name], wanted[name]) for name in own)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(13, 17), (11, 23)])
+def test_one_bit_frames_that_start_within_a_byte(tmp_path, rows, columns):
+    slices = [ct_dataset(hu_picture(n, rows, columns), z=5.0 * n) for n in range(3)]
+    for number, ds in enumerate(slices):
+        write(ds, tmp_path / f"{number}.dcm")
+    masks = np.random.default_rng(1).random((3, rows, columns, 1)) < 0.4
+    (margin,), _ = margins(tmp_path, segmentation(slices, masks, ["a"]))
+    assert all(np.array_equal(entry.mask, masks[n, ..., 0]) for n, entry in enumerate(margin.slices))
+    other = hd.seg.segread(tmp_path / "seg.dcm").get_pixels_by_source_instance(
+        [ds.SOPInstanceUID for ds in slices], ignore_spatial_locations=True
+    )
+    assert all(np.array_equal(entry.mask, other[n, ..., 0] > 0) for n, entry in enumerate(margin.slices))
+
+
+def test_overlapping_segments_keep_all_their_pixels(tmp_path):
+    slices = series(tmp_path, 1)
+    masks = np.stack([disc(HEIGHT, WIDTH, 30, 20, 8), disc(HEIGHT, WIDTH, 33, 20, 8)], axis=-1)[None]
+    found, _ = margins(tmp_path, segmentation(slices, masks, ["a", "b"]))
+    assert [int(m.slices[0].mask.sum()) for m in found] == [int(masks[..., 0].sum()), int(masks[..., 1].sum())]
+
+
+def test_frames_without_a_slice_are_counted(tmp_path):
+    slices = series(tmp_path)
+    dataset = segmentation(slices, two_segments(), ["a", "b"])
+    (tmp_path / "1.dcm").unlink()
+    found, findings = margins(tmp_path, dataset)
+    assert [m.parts_missing for m in found] == [1, 1]
+    assert [[e.slice.source.name for e in m.slices] for m in found] == [["2.dcm"], ["0.dcm"]]
+    assert not findings
+
+
+def test_references_are_not_needed_and_frames_may_be_in_any_order(tmp_path):
+    slices = series(tmp_path)
+    dataset = segmentation(slices[::-1], two_segments()[::-1], ["a", "b"])
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        del frame.DerivationImageSequence
+    found, _ = margins(tmp_path, dataset)
+    assert np.array_equal(found[0].largest().mask, two_segments()[1, ..., 0])
+
+
+def _shift(dataset, by):
+    # highdicom's frames of several segments share their position objects: move each once.
+    positions = {
+        id(f.PlanePositionSequence[0]): f.PlanePositionSequence[0] for f in dataset.PerFrameFunctionalGroupsSequence
+    }
+    for item in positions.values():
+        x, y, z = (float(value) for value in item.ImagePositionPatient)
+        item.ImagePositionPatient = [x + by, y, z]
+
+
+def test_a_grid_shifted_by_whole_pixels_is_placed_and_one_shifted_by_half_refused(tmp_path):
+    slices = series(tmp_path)
+    dataset = segmentation(slices, two_segments(), ["a", "b"])
+    _shift(dataset, 3 * 0.8)
+    found, _ = margins(tmp_path, dataset)
+    assert np.array_equal(found[0].largest().mask, np.roll(two_segments()[1, ..., 0], 3, axis=1))
+    _shift(dataset, 0.4)
+    found, findings = margins(tmp_path, dataset)
+    assert not found
+    assert all("pixel grid" in finding.rule for finding in findings)
+
+
+def test_another_spacing_frame_or_patient_is_refused(tmp_path):
+    slices = series(tmp_path)
+    dataset = segmentation(slices, two_segments(), ["a", "b"])
+    dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [0.8, 0.9]
+    _, findings = margins(tmp_path, dataset)
+    assert "pixel grid" in findings[0].rule
+    dataset = segmentation(slices, two_segments(), ["a", "b"])
+    dataset.PatientID = "Pat-2"
+    _, findings = margins(tmp_path, dataset)
+    assert "different patients" in findings[0].rule
+    dataset = segmentation(slices, two_segments(), ["a", "b"])
+    dataset.FrameOfReferenceUID = "1.2.3"
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        del frame.DerivationImageSequence
+    _, findings = margins(tmp_path, dataset)
+    assert "matches no CT slice" in findings[0].rule
+
+
+def test_a_flipped_series_is_met_by_its_own_segmentation(tmp_path):
+    flipped = {"orientation": (1, 0, 0, 0, -1, 0), "position": (10.0, 20.0 + (HEIGHT - 1) * 0.8)}
+    slices = series(tmp_path, **flipped)
+    found, _ = margins(tmp_path, segmentation(slices, two_segments(), ["a", "b"]))
+    assert np.array_equal(found[0].largest().mask, two_segments()[1, ::-1, :, 0])
+
+
+def test_a_real_segmentation_gives_the_lesion_of_the_structure_set(shared_data, tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for path in (
+        *(shared_data / "sts_rtstruct" / "STS_008").glob("0*.dcm"),
+        shared_data / "sts_seg" / "STS_008_SEG.dcm",
+    ):
+        (folder / path.name).symlink_to(path)
+    seg = load_rois(import_source(folder, tmp_path / "seg").path)
+    rtstruct = load_rois(import_source(shared_data / "sts_rtstruct" / "STS_008", tmp_path / "rt").path)
+    assert seg.lesion_ids == rtstruct.lesion_ids
+
+
+@pytest.mark.parametrize("name", ["liver.dcm", "partial_overlaps.dcm"])
+def test_real_dcmqi_files_agree_with_highdicom(shared_data, tmp_path, name):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for path in sorted((shared_data / "dcmqi_ct_seg" / "ct-3slice").glob("*.dcm")):
+        (folder / path.name).symlink_to(path)
+    seg = hd.seg.segread(shared_data / "dcmqi_ct_seg" / name)
+    found, findings = margins(folder, read_dicom(SourceFile(1, shared_data / "dcmqi_ct_seg" / name, name), pixels=True))
+    assert not [finding for finding in findings if finding.severity == "error"]
+    uids = {
+        path.name: read_dicom(SourceFile(1, path, path.name), pixels=False).SOPInstanceUID for path in folder.glob("0*")
+    }
+    assert len(found) == len(seg.segment_numbers)
+    for margin in found:
+        for entry in margin.slices:
+            other = seg.get_pixels_by_source_instance(
+                [uids[entry.slice.source.name]], segment_numbers=[margin.number], ignore_spatial_locations=True
+            )
+            assert np.array_equal(entry.mask, other[0, ..., 0] > 0)
+        assert margin.slices
