@@ -194,6 +194,7 @@ def test_default_plan_is_the_papers_numbers_in_150_patients() -> None:
     assert Counter(name for plan in plans for name in plan.classes) == {"cyst": 53, "metastasis": 64, "hemangioma": 65}
     pairs = [plan.classes for plan in plans if len(plan.classes) == 2]
     assert len(pairs) == 32
+    assert sum(plan.one_slice for plan in plans if len(plan.classes) == 2) == 16
     assert any(first == second for first, second in pairs)
     assert any(first != second for first, second in pairs)
     assert [plan.number for plan in plans] == list(range(1, 151))

@@ -67,10 +67,14 @@ class PhantomSummary:
 
 @dataclass(frozen=True)
 class PatientPlan:
-    """One patient to write: number from 1, class of each lesion, and what all randomness and UIDs come from."""
+    """One patient to write: number from 1, class of each lesion, and what all randomness and UIDs come from.
+
+    `one_slice` asks for two lesions on one slice; they get one each where they do not fit together.
+    """
 
     number: int
     classes: tuple[str, ...]
+    one_slice: bool
     seed: int
     uid_root: tuple[str, ...]
 
@@ -80,7 +84,7 @@ def _generator(seed: int, *key: int) -> Generator:
 
 
 def plan_patients(lesions: Sequence[int], seed: int, patients: int | None = None) -> list[PatientPlan]:
-    """Share the lesions out among patients: one each, two for as many as needed, half of the pairs of one class.
+    """Share the lesions out among patients: one each, two for as many as needed; half of the pairs share a slice.
 
     Args:
         lesions: Number of cysts, metastases and hemangiomas.
@@ -129,16 +133,13 @@ def plan_patients(lesions: Sequence[int], seed: int, patients: int | None = None
     # Other counts under the same seed are other patients, so everything that shapes the data set names its UIDs.
     uid_root = (f"generator {GENERATOR}", f"seed {seed}", f"lesions {counts}", f"patients {patients}")
     return [
-        PatientPlan(number, groups[index], seed, (*uid_root, f"patient {number}"))
+        PatientPlan(number, groups[index], index % 2 == 0, seed, (*uid_root, f"patient {number}"))
         for number, index in enumerate(order, 1)
     ]
 
 
 def draw_patient_slices(plan: PatientPlan) -> tuple[list[SliceFile], list[SegmentMask], Scan]:
-    """Draw one patient: the slices, the margins on them, and the scan they were taken with.
-
-    Two lesions lie on one slice or on two, with equal chance; on two where they do not fit on one.
-    """
+    """Draw one patient: the slices, the margins on them, and the scan they were taken with."""
     rng = _generator(plan.seed, _PATIENT, plan.number)
     patient = draw_patient(rng)
     scan = draw_scan(patient, rng)
@@ -148,7 +149,7 @@ def draw_patient_slices(plan: PatientPlan) -> tuple[list[SliceFile], list[Segmen
     level = float(rng.uniform(0, 1))
 
     drawn: list[tuple[Geometry, float, list[PlacedLesion]]] = []
-    if len(shapes) > 1 and rng.random() < 0.5:
+    if len(shapes) > 1 and plan.one_slice:
         for _ in range(TRIES_FOR_ONE_SLICE):
             geometry = draw_geometry(patient, grid, level, rng)
             placed = place_lesions(shapes, geometry, rng)
