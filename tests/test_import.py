@@ -1,0 +1,383 @@
+"""Whole imports: labels, faults, pseudonyms, duplicates, privacy, the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lesionaug import cli
+from lesionaug.data.importer import ImportOptions, SourceRefused, check_source, find_source, import_source
+from lesionaug.data.store import load_rois, manifest_sha256, read_manifest
+from lesionaug.errors import ConfigError, DataError
+from tests.dicom_files import (
+    HEIGHT,
+    WIDTH,
+    circle_mm,
+    contour,
+    ct_dataset,
+    disc,
+    hu_picture,
+    rtstruct_dataset,
+    segmentation,
+    series,
+    write,
+)
+
+
+def patient(folder: Path, patient_id: str, names: dict[int, str], *, seed: int = 0, radius: float = 6.0) -> None:
+    """Three slices and a structure set with one round ROI for each number, largest on the middle slice."""
+    frame = f"1.2.3.{seed + 1}"
+    slices = []
+    for n in range(3):
+        ds = ct_dataset(hu_picture(10 * seed + n), z=5.0 * n, patient=patient_id)
+        ds.FrameOfReferenceUID, ds.SeriesInstanceUID = frame, frame + ".1"
+        slices.append(ds)
+        write(ds, folder / f"{n}.dcm")
+    rois = {
+        number: (name, [contour(circle_mm(20 + 18 * place, 30, radius - abs(n - 1) * 2, 5.0 * n)) for n in range(3)])
+        for place, (number, name) in enumerate(names.items())
+    }
+    write(rtstruct_dataset(rois, frame=frame, patient=patient_id), folder / "RS.dcm")
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    patient(folder / "a", "Ann", {1: "Cyst_1", 5: "met"}, seed=0)
+    patient(folder / "b", " ann ", {1: "Met 2"}, seed=1)
+    patient(folder / "c", "Bob", {2: "CYST"}, seed=2)
+    return folder
+
+
+def errors(findings) -> list[str]:
+    return [str(finding) for finding in findings if finding.severity == "error"]
+
+
+def test_one_lesion_for_each_roi_on_its_largest_slice(cohort, tmp_path):
+    report = import_source(cohort, tmp_path / "rois")
+    rois = load_rois(report.path)
+    assert (len(rois), report.num_patients) == (4, 2)  # 'Ann' and ' ann ' are one person
+    assert rois.labels.tolist() == [-1] * 4
+    assert rois.masks is not None
+    assert all(int(mask.sum()) > 100 for mask in rois.masks)  # radius 6; the other slices have 4
+    assert list(rois.lesion_ids) == sorted(rois.lesion_ids)
+    assert any("unlabelled" in finding.rule for finding in report.findings)
+
+
+def test_every_slice_on_request(cohort, tmp_path):
+    rois = load_rois(import_source(cohort, tmp_path / "rois", ImportOptions(every_slice=True)).path)
+    assert len(rois) == 12
+    assert len(set(rois.lesion_ids)) == 12
+    assert len(set(rois.patient_ids)) == 2
+
+
+def test_importing_again_gives_the_same_bytes_even_from_other_file_names(cohort, tmp_path):
+    import_source(cohort, tmp_path / "one")
+    import_source(cohort, tmp_path / "two")
+    assert manifest_sha256(tmp_path / "one") == manifest_sha256(tmp_path / "two")
+    os.rename(cohort / "a", cohort / "z")
+    os.rename(cohort / "c" / "1.dcm", cohort / "c" / "renamed")
+    import_source(cohort, tmp_path / "three")
+    one, three = load_rois(tmp_path / "one"), load_rois(tmp_path / "three")
+    assert (one.lesion_ids, one.patient_ids) == (three.lesion_ids, three.patient_ids)
+
+
+def test_pseudonyms_by_number_or_by_a_secret_key(cohort, tmp_path):
+    numbered = load_rois(import_source(cohort, tmp_path / "a").path)
+    assert set(numbered.patient_ids) == {"P001", "P002"}
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef0123456789abcdef")
+    keyed = load_rois(import_source(cohort, tmp_path / "b", ImportOptions(pseudonym_key=key)).path)
+    alone = load_rois(import_source(cohort / "c", tmp_path / "c", ImportOptions(pseudonym_key=key)).path)
+    assert set(alone.patient_ids) < set(keyed.patient_ids)
+    key.write_text("another key of 16 bytes")
+    other = load_rois(import_source(cohort / "c", tmp_path / "d", ImportOptions(pseudonym_key=key)).path)
+    assert not set(other.patient_ids) & set(keyed.patient_ids)
+    key.write_text("short")
+    with pytest.raises(ConfigError, match="16 bytes"):
+        import_source(cohort, tmp_path / "e", ImportOptions(pseudonym_key=key))
+
+
+def test_labels_from_a_file_by_patient_and_by_lesion(cohort, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("patient_id,lesion_id,label\nANN,5,metastasis\nann,,cyst\nbob,2,cyst\nzoe,,cyst\n")
+    report = import_source(cohort, tmp_path / "rois", ImportOptions(labels=labels))
+    assert report.class_counts == {"cyst": (3, 2), "metastasis": (1, 1)}
+    assert any("1 rows fit no lesion (lines 5)" in finding.rule for finding in report.findings)
+    store_id = next(e["id"] for e in read_manifest(report.path)["lesions"] if e["label"] == "metastasis")
+    labels.write_text(f"patient_id,lesion_id,label\nann,{store_id},hemangioma\nann,,cyst\nbob,,cyst\n")
+    report = import_source(cohort, tmp_path / "again", ImportOptions(labels=labels))
+    assert report.class_counts == {"cyst": (3, 2), "hemangioma": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("patient_id,label\nann,cyst\n", "the file lacks the patient"),
+        ("patient_id,lesion_id,label\nann,1,cyst\nbob,2,cyst\n", "knows this patient's lesions 1"),
+        ("patient_id,label\nann,cyst\nann,met\nbob,met\n", "another class further up"),
+        ("patient_id,label\nann,\nbob,x\n", "class name"),
+        ("patient,label\nann,x\n", "columns patient_id and label"),
+        ("patient_id,label\n", "no rows"),
+    ],
+)
+def test_label_file_mistakes(cohort, tmp_path, content, words):
+    labels = tmp_path / "labels.csv"
+    labels.write_text(content)
+    assert words in "\n".join(errors(check_source(cohort, ImportOptions(labels=labels))))
+    with pytest.raises(DataError):
+        import_source(cohort, tmp_path / "rois", ImportOptions(labels=labels))
+    assert not (tmp_path / "rois").exists()
+
+
+def test_a_missing_label_file_is_refused_even_when_faults_are_skipped(cohort, tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        import_source(cohort, tmp_path / "rois", ImportOptions(labels=tmp_path / "nothing.csv", skip_faulty=True))
+
+
+def test_labels_by_name(cohort, tmp_path):
+    options = ImportOptions(label_map=("Cyst*=cyst", "met=metastasis", "Met 2=metastasis"))
+    report = import_source(cohort, tmp_path / "rois", options)
+    assert report.class_counts == {"cyst": (2, 2), "metastasis": (2, 1)}
+    report = import_source(cohort, tmp_path / "less", ImportOptions(label_map=("cyst*=cyst", "met*=-")))
+    assert report.class_counts == {"cyst": (2, 2)}
+    assert report.num_skipped == 2
+    found = errors(check_source(cohort, ImportOptions(label_map=("cyst*=cyst",))))
+    assert len(found) == 2
+    assert "'Met 2' is not in the map; found here: 'CYST', 'Cyst_1', 'Met 2', 'met'" in found[0]
+
+
+@pytest.mark.parametrize("written", ["cyst", "=cyst", "a=", "a=b\x07", f"a={'x' * 65}"])
+def test_label_map_mistakes(cohort, tmp_path, written):
+    with pytest.raises(ConfigError, match="--label-map"):
+        import_source(cohort, tmp_path / "rois", ImportOptions(label_map=(written,)))
+    with pytest.raises(ConfigError, match="two classes"):
+        check_source(cohort, ImportOptions(label_map=("a=b", "A=c")))
+    with pytest.raises(ConfigError, match="not both"):
+        check_source(cohort, ImportOptions(label_map=("a=b",), labels=tmp_path / "x"))
+
+
+def test_one_bad_file_hides_nothing_and_blocks_the_import(cohort, tmp_path):
+    (cohort / "a" / "0.dcm").write_bytes((cohort / "a" / "0.dcm").read_bytes()[:-500])
+    (cohort / "b" / "2.dcm").write_bytes(b"not dicom")
+    found = errors(check_source(cohort))
+    assert [message.split(":")[0] for message in found] == ["a/0.dcm", "b/2.dcm"]
+    with pytest.raises(SourceRefused) as caught:
+        import_source(cohort, tmp_path / "rois")
+    assert len(errors(caught.value.findings)) == 2
+    assert not (tmp_path / "rois").exists()
+    assert import_source(cohort, tmp_path / "rois", ImportOptions(skip_faulty=True)).num_lesions == 4
+    assert list(tmp_path.glob(".rois*")) == []
+
+
+def test_duplicates_are_taken_once_and_contradictions_refused(tmp_path):
+    patient(tmp_path / "s" / "a", "Ann", {1: "x"})
+    slices = sorted((tmp_path / "s" / "a").glob("[0-9].dcm"))
+    rois = {1: ("y", [contour(circle_mm(20, 30, 6.0, 5.0))])}
+    write(rtstruct_dataset(rois, frame="1.2.3.1", patient="Ann"), tmp_path / "s" / "a" / "RS2.dcm")
+    report = import_source(tmp_path / "s", tmp_path / "rois")
+    assert (report.num_lesions, report.num_skipped) == (1, 1)
+    assert "duplicate" in report.report.read_text()
+    found = errors(check_source(tmp_path / "s", ImportOptions(label_map=("x=cyst", "y=met"))))
+    assert "another patient or class" in found[0]
+    copy = tmp_path / "s" / "a" / "copy.dcm"
+    copy.write_bytes(slices[1].read_bytes())
+    assert any("same file" in str(f) for f in check_source(tmp_path / "s"))
+    content = bytearray(slices[1].read_bytes())
+    content[-1] ^= 1
+    copy.write_bytes(content)
+    assert "another content" in errors(check_source(tmp_path / "s"))[0]
+
+
+def test_a_missing_patient_id_is_refused(tmp_path):
+    patient(tmp_path / "s", "", {1: "x"})
+    assert "PatientID is empty" in errors(check_source(tmp_path / "s"))[0]
+
+
+def test_several_parts_of_a_mask_are_pointed_out(tmp_path):
+    slices = series(tmp_path / "s", 1)
+    mask = disc(HEIGHT, WIDTH, 20, 20, 5) | disc(HEIGHT, WIDTH, 60, 20, 5)
+    write(segmentation(slices, mask[None, ..., None], ["a"]), tmp_path / "s" / "seg.dcm")
+    assert any("2 separate parts" in finding.rule for finding in check_source(tmp_path / "s"))
+
+
+def phantom(folder: Path, mark: str = "lesionaug phantom") -> None:
+    slices = [ct_dataset(hu_picture(n), z=5.0 * n, patient="PHANTOM-0001") for n in range(2)]
+    for number, ds in enumerate(slices):
+        ds.Manufacturer = mark if number else "lesionaug phantom"
+        write(ds, folder / f"{number}.dcm")
+    masks = np.zeros((2, HEIGHT, WIDTH, 2), dtype=bool)
+    masks[0, ..., 0], masks[1, ..., 1] = disc(HEIGHT, WIDTH, 30, 20, 8), disc(HEIGHT, WIDTH, 40, 30, 6)
+    write(segmentation(slices, masks, ["cyst", "metastasis"], manufacturer="lesionaug phantom"), folder / "seg.dcm")
+
+
+def test_a_phantom_stays_a_phantom_and_brings_its_classes(tmp_path):
+    phantom(tmp_path / "s")
+    report = import_source(tmp_path / "s", tmp_path / "rois")
+    assert report.kind == "phantom"
+    assert report.class_counts == {"cyst": (1, 1), "metastasis": (1, 1)}
+    assert load_rois(report.path).kind == "phantom"
+
+
+def test_a_mixture_of_phantom_and_patients_is_refused_always(tmp_path):
+    phantom(tmp_path / "s", "somebody")
+    assert "mixes" in "\n".join(errors(check_source(tmp_path / "s")))
+    with pytest.raises(DataError, match="mixes"):
+        import_source(tmp_path / "s", tmp_path / "rois", ImportOptions(skip_faulty=True))
+
+
+def test_what_is_found(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        find_source(tmp_path / "nothing")
+    folder = tmp_path / "s"
+    folder.mkdir()
+    with pytest.raises(DataError, match="nothing here"):
+        find_source(folder)
+    for name, content, words in (
+        ("coco.json", {"images": [], "annotations": []}, "COCO"),
+        ("labelme.json", {"shapes": [], "imagePath": "x"}, "LabelMe"),
+        ("a.mrk.json", {"markups": []}, "Slicer"),
+    ):
+        (folder / name).write_text(json.dumps(content))
+        with pytest.raises(DataError, match=words):
+            find_source(folder)
+        with pytest.raises(DataError, match=words):
+            find_source(folder / name)
+    (folder / "DL_info.csv").write_text("File_name,Bounding_boxes\n")
+    (folder / "x.nii.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"COCO.*DeepLesion.*LabelMe.*NIfTI"):
+        find_source(folder)
+    series(folder)
+    assert find_source(folder).format == "dicom"
+    assert "no margins were found" in "\n".join(errors(check_source(folder)))
+
+
+def test_other_objects_in_the_folder_are_skipped_or_refused_by_name(cohort, tmp_path):
+    report_object = ct_dataset(hu_picture())
+    report_object.SOPClassUID = report_object.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.67"
+    write(report_object, cohort / "dose.dcm")
+    (cohort / "README.txt").write_text("hello")
+    (cohort / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    findings = check_source(cohort)
+    assert not errors(findings)
+    assert any("X-Ray Radiation Dose SR" in finding.rule for finding in findings)
+    report_object.SOPClassUID = report_object.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    write(report_object, cohort / "enhanced.dcm")
+    assert "Enhanced (multi-frame) CT is not supported yet" in errors(check_source(cohort))[0]
+
+
+def test_a_margin_file_may_be_named_where_a_folder_holds_several_sources(cohort, tmp_path):
+    (cohort / "table.csv").write_text('image,patient_id,polygon_xy\na/1.dcm,Ann,"10,10 30,10 30,30"\n')
+    with pytest.raises(DataError, match="several sources"):
+        find_source(cohort)
+    assert import_source(cohort / "a" / "RS.dcm", tmp_path / "one").num_lesions == 2
+    assert import_source(cohort / "table.csv", tmp_path / "two").num_lesions == 1
+
+
+def test_nothing_that_is_written_or_said_in_errors_of_a_store_leads_to_the_patient(tmp_path):
+    folder = tmp_path / "CANARYFOLDER"
+    slices = series(folder, patient="CANARYID")
+    points = contour(circle_mm(30, 25, 9, 5.0), reference=slices[1].SOPInstanceUID)
+    rois = {
+        1: ("CANARYROI", [points]),
+        2: ("CANARYEMPTY", None),
+        3: ("CANARYOUT", [contour(circle_mm(-50, 0, 9, 5.0))]),
+    }
+    structure_set = rtstruct_dataset(rois, patient="CANARYID")
+    write(structure_set, folder / "CANARYFILE.dcm")
+    report = import_source(folder, tmp_path / "rois", ImportOptions(label_map=("canary*=cyst",), skip_faulty=True))
+    assert (report.num_lesions, report.num_skipped) == (1, 2)
+    uids = [str(element.value) for ds in (*slices, structure_set) for element in ds.iterall() if element.VR == "UI"]
+    forbidden = ["canary", "19410203", "19991231", str(tmp_path)]
+    forbidden += [uid for uid in uids if uid and not uid.startswith("1.2.840.10008")]
+    files = [path for path in report.path.rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {
+        "manifest.json",
+        "pixels.safetensors",
+        "import_report.csv",
+        "contact_sheet.png",
+    }
+    for path in files:
+        content = path.read_bytes().lower()
+        for word in forbidden:
+            assert word.lower().encode() not in content, (path.name, word)
+
+
+def test_the_real_canary_leaves_no_trace(shared_data, tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "phi_canary.dcm").symlink_to(shared_data / "awkward" / "phi_canary.dcm")
+    (folder / "t.csv").write_text(
+        'image,patient_id,polygon_xy\nphi_canary.dcm,LEAKCANARYID42,"90,100 120,100 120,130 90,130"\n'
+    )
+    report = import_source(folder, tmp_path / "rois")
+    content = b"".join(path.read_bytes() for path in report.path.iterdir())
+    for word in (b"LEAKCANARY", b"leakcanary", b"phi_canary", b"19410203", b"19991231", b"1.2.826"):
+        assert word not in content
+
+
+def test_the_report_lists_every_margin(cohort, tmp_path):
+    write(
+        rtstruct_dataset({8: ("elsewhere", [contour(circle_mm(20, 30, 6.0, 500.0))])}, frame="1.2.3.1", patient="Ann"),
+        cohort / "a" / "RS2.dcm",
+    )
+    report = import_source(cohort, tmp_path / "rois")
+    with report.report.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["taken"] for row in rows] == ["yes"] * 4 + ["no"]
+    assert rows[-1]["reason"] == "no slice of it is in the source"
+    assert rows[-1]["margin_number"] == "8"
+    by_id = {entry["id"]: entry for entry in read_manifest(report.path)["lesions"]}
+    for row in rows[:4]:
+        entry = by_id[row["lesion_id"]]
+        assert row["patient"] == entry["patient"]
+        assert row["slice_file"] == entry["source"]["slice"]
+        assert float(row["diameter_px"]) == pytest.approx(entry["diameter_px"], abs=1e-3)
+    with Image.open(report.sheet) as sheet:
+        assert sheet.text == {}
+        assert np.ptp(np.asarray(sheet)) > 200
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+def test_the_command_line(cohort, tmp_path, capsys):
+    code, out, _ = run(capsys, "data", "check", cohort)
+    assert code == 0
+    assert "0 errors" in out
+    arguments = ("--label-map", "cyst*=cyst", "--label-map", "met*=metastasis")
+    code, out, err = run(capsys, "data", "import", cohort, tmp_path / "rois", *arguments)
+    assert (code, "error" in err) == (0, False)
+    assert "4 lesions of 2 patients" in out
+    assert "contact_sheet.png" in out
+    code, _, err = run(capsys, "data", "import", cohort, tmp_path / "rois")
+    assert code == 3
+    assert "exists already" in err
+    (cohort / "a" / "0.dcm").write_bytes(b"broken")
+    code, out, _ = run(capsys, "data", "check", cohort)
+    assert code == 3
+    assert "a/0.dcm" in out
+    code, _, err = run(capsys, "data", "import", cohort, tmp_path / "other")
+    assert code == 3
+    assert "Traceback" not in err
+    assert run(capsys, "data", "import", cohort, tmp_path / "other", "--label-map", "x")[0] == 2
+
+
+def test_a_negative_offset_is_no_option(tmp_path, capsys):
+    Image.fromarray((hu_picture().astype(np.int32) + 32768).astype(np.uint16)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text(
+        'image,patient_id,polygon_xy,row_spacing_mm,col_spacing_mm\na.png,P,"20,20 40,20 40,40",1,1\n'
+    )
+    code, out, err = run(capsys, "data", "import", tmp_path / "t.csv", tmp_path / "rois", "--hu-offset", "-32768")
+    assert code == 0, out + err
+    assert np.abs(load_rois(tmp_path / "rois").images[0].numpy()).max() < 400
