@@ -137,7 +137,7 @@ def train_classifier(
                 logits = model((images[chosen] - mean).contiguous(memory_format=torch.channels_last))
                 loss = functional.cross_entropy(logits, target)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 done, seen = done + 1, seen + len(chosen)
                 loss_sum += loss.detach() * len(
