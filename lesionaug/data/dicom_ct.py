@@ -181,10 +181,11 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
             f"{_NOT_SUPPORTED_YET[sop_class]} not supported yet",
             "Import CT Image Storage, one file a slice, and leave this file out of the folder",
         )
-    from pydicom.uid import UID_dictionary
+    from pydicom.config import IGNORE
+    from pydicom.uid import UID
 
-    name = UID_dictionary.get(sop_class, ("",))[0]
-    if not name:
+    name = UID(sop_class, IGNORE).name
+    if name == sop_class:
         raise DataError(where, "the SOP class is none that DICOM knows", _EXPORT_AGAIN)
     return f"{name}, neither a CT slice nor a margin"
 
