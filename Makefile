@@ -13,8 +13,8 @@ PYTHON_GPU ?= $(BIN)/python
 
 $(VENV)/.installed: $(NATIVE) $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m pip install -q --disable-pip-version-check \
-	    -C cmake.define.LESIONAUG_ARCHS="$(ARCHS)" -C cmake.define.LESIONAUG_EMULATION=ON -e ".[test]"
+	LESIONAUG_ARCHS="$(ARCHS)" LESIONAUG_EMULATION=ON PIP_CONSTRAINT=$(CONSTRAINTS) \
+	    $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[test]"
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.installed
@@ -43,18 +43,18 @@ format: $(VENV)/.lint
 	$(BIN)/clang-format -i csrc/* tests/cuda_on_cpu.*
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m pytest -q benchmarks -o python_files="bench_*.py" --benchmark-columns=median,min,max -s
 
 # Fails without a GPU. Writes benchmarks/results/<device>.json.
 gpu: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)
-	$(if $(filter-out $(BIN)/python,$(PYTHON_GPU)),$(PYTHON_GPU) -m pip install -q --no-build-isolation --no-deps \
-	    -C cmake.define.LESIONAUG_ARCHS=native -C cmake.define.LESIONAUG_CUDA=ON -C cmake.define.LESIONAUG_EMULATION=ON -e .)
+	$(if $(filter-out $(BIN)/python,$(PYTHON_GPU)),LESIONAUG_ARCHS=native LESIONAUG_CUDA=ON LESIONAUG_EMULATION=ON \
+	    $(PYTHON_GPU) -m pip install -q --no-build-isolation --no-deps -e .)
 	LESIONAUG_REQUIRE_CUDA=1 $(PYTHON_GPU) -m pytest -q -m gpu
 	LESIONAUG_REQUIRE_CUDA=1 compute-sanitizer --error-exitcode 1 --tool memcheck \
 	    $(PYTHON_GPU) -m pytest -q -m gpu tests/test_resample.py -k "small or split or bad_values or far" -p no:cacheprovider
 	LESIONAUG_REQUIRE_CUDA=1 compute-sanitizer --error-exitcode 1 --tool racecheck \
 	    $(PYTHON_GPU) -m pytest -q -m gpu tests/test_resample.py -k "split" -p no:cacheprovider
-	$(PYTHON_GPU) -m benchmarks --device cuda
+	$(PYTHON_GPU) -m pytest -q benchmarks -o python_files="bench_*.py" --device cuda -s
 
 clean:
 	rm -rf $(VENV) build lesionaug-demo

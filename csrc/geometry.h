@@ -1,4 +1,4 @@
-// Where a patch looks: design.md section 2, once, in float64.
+// Where a patch looks: docs/definitions.md section 1, once, in float64.
 //
 // Points are (x, y) with the origin at the top-left corner of the image; the centre of pixel (row i, column j) is
 // (j + 0.5, i + 0.5). A map takes a patch point to an image point and is never flipped: a flip changes only the

@@ -120,7 +120,7 @@ def _build() -> list[Finding]:
         if _native.cuda_archs:
             findings.append(Finding("GPU", "ok", f"{names}, torch built for CUDA {torch.version.cuda}"))
         else:
-            fix = "reinstall with nvcc on the PATH: pip install . -C cmake.define.LESIONAUG_CUDA=ON"
+            fix = "reinstall with nvcc on the PATH: LESIONAUG_CUDA=ON pip install ."
             findings.append(Finding("GPU", "warn", f"{names}, but the kernels were built without CUDA", fix))
     elif torch.version.cuda:
         findings.append(Finding("GPU", "ok", "none that torch can use; everything runs on the CPU"))

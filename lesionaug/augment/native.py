@@ -99,8 +99,7 @@ class CudaBackend:
             raise EnvironmentProblem(
                 "lesionaug._native",
                 f"tensors are on {device}, but this installation was built without CUDA",
-                "Reinstall with nvcc on the PATH (`pip install . -C cmake.define.LESIONAUG_CUDA=ON`), "
-                "or move the tensors to the CPU.",
+                "Reinstall with nvcc on the PATH (`LESIONAUG_CUDA=ON pip install .`), or move the tensors to the CPU.",
             )
         self.device = device
 

@@ -1,4 +1,4 @@
-"""The paper's classic augmentation as data: which rotations, flips, shifts and scalings a lesion gets (paper IV-A).
+"""The paper's classic augmentation as data: which rotations, flips, shifts and scalings a lesion gets (paper III-A).
 
 Choose, then do: everything random is drawn here, from numbers that depend on the seed, the lesion's id and the index of
 the augmentation alone; `lesionaug.augment` then carries the parameters out.

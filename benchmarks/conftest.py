@@ -1,0 +1,87 @@
+"""Timing, and the file of results: benchmarks/results/<device>.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import lesionaug as la
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="cpu or cuda; cuda fails without a GPU")
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    device = torch.device(request.config.getoption("--device"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        pytest.fail("--device cuda, but torch finds no CUDA device")
+    return device
+
+
+@pytest.fixture
+def timed(benchmark, device):
+    """Time a call, the GPU awaited, and note what it makes."""
+
+    def run(call, *, outputs, size, **notes):
+        def awaited():
+            result = call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return result
+
+        benchmark.extra_info.update(outputs=outputs, bytes_written=4 * outputs * size * size, **notes)
+        awaited()
+        benchmark.pedantic(awaited, rounds=5, iterations=1, warmup_rounds=1)
+
+    return run
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {"device": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"model name\s*:\s*(.+)", text)
+    return found.group(1) if found else platform.machine()
+
+
+def pytest_sessionfinish(session):
+    benchmarks = getattr(getattr(session.config, "_benchmarksession", None), "benchmarks", [])
+    if not benchmarks:
+        return
+    about = machine(torch.device(session.config.getoption("--device")))
+    rows = {}
+    for entry in benchmarks:
+        info = dict(entry.extra_info)
+        seconds = entry.stats.median
+        rows[entry.name.removeprefix("test_")] = {
+            "median_s": seconds,
+            "min_s": entry.stats.min,
+            "max_s": entry.stats.max,
+            "outputs_per_s": info["outputs"] / seconds,
+            "gb_per_s_written": info["bytes_written"] / seconds / 1e9,
+            **{key: value for key, value in info.items() if key not in ("outputs", "bytes_written")},
+        }
+    slug = re.sub(r"[^a-z0-9]+", "-", str(about["device"]).lower()).strip("-")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{slug}.json"
+    path.write_text(json.dumps({"lesionaug": la.__version__, **about, "results": rows}, indent=1) + "\n")
+    print(f"\n{about['device']}, {about['threads']} threads, torch {about['torch']}")
+    for name, row in rows.items():
+        print(f"{name:32} {row['median_s'] * 1e3:10.1f} ms {row['outputs_per_s']:12,.0f} outputs/s")
+    print(f"written to benchmarks/results/{path.name}")
