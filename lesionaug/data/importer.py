@@ -375,6 +375,7 @@ def _collect(source: FoundSource, options: ImportOptions, progress: Progress | N
     collected = _Collected(list(source.findings))
     label_file = None
     if options.labels is not None:
+        collected.findings = [f for f in collected.findings if f.where != _label_name(source, options.labels)]
         try:
             label_file = LabelFile.read(options.labels)
         except DataError as error:
@@ -559,6 +560,12 @@ def _cut(margin: Margin, options: ImportOptions, collected: _Collected) -> None:
                 )
             )
         collected.lesions.append(lesion)
+
+
+def _label_name(source: FoundSource, labels: Path) -> str:
+    """The label file's name within the source, '' where it lies elsewhere."""
+    file = source.by_path.get(labels.resolve())
+    return "" if file is None else file.name
 
 
 def _fail(collected: _Collected, error: DataError) -> None:
