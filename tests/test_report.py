@@ -610,3 +610,19 @@ def test_pictures_are_those_of_the_runs_store(tmp_path: Path) -> None:
     write_pictures(run, tmp_path / "store")
     write_report(run)
     assert (run / "report.html").read_bytes() == first
+
+
+def test_command_prints_the_path_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import cyclopts
+
+    from lesionaug.cli import report
+
+    run = write_run(tmp_path / "run")
+    shutil.rmtree(run / "models")
+    app = cyclopts.App(name="lesionaug", result_action="return_value")
+    report.register(app)
+    app(["report", str(run)])
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert (run / "report.html").exists()
+    with pytest.raises(DataError):
+        app(["report", str(tmp_path)])

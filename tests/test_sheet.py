@@ -172,3 +172,10 @@ def test_command_writes_arrays_or_the_sheet_and_nothing_over_anything(tmp_path: 
         with pytest.raises(ConfigError, match=match):
             run_cli(store, *wrong)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_unlabelled_lesions_have_a_sheet_too() -> None:
+    rois = make_rois()
+    bare = la.RoiBatch.from_images(rois.images, rois.centers, rois.diameters)
+    figure = contact_sheet(bare, la.AugmentationPlan(), window=WINDOW)
+    assert [block.get_suptitle().split(",")[0] for block in figure.subfigs] == ["unlabelled"]
