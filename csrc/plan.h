@@ -1,4 +1,4 @@
-// The paper's augmentation parameters from counter-based random numbers (paper section III-A; docs/definitions.md, section 3).
+// The paper's augmentation parameters from counter-based random numbers (paper III-A; docs/definitions.md, section 3).
 #pragma once
 
 #include "portable.h"

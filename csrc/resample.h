@@ -1,4 +1,4 @@
-// The pixel math, once: Keys' cubic kernel, antialiased, ragged images to square patches (docs/definitions.md, section 2).
+// The pixel math, once: Keys' cubic kernel, antialiased, ragged images to square patches (docs/definitions.md, 2).
 // The CPU file loops over this, the CUDA file launches it; neither has a formula of its own.
 #pragma once
 

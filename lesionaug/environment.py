@@ -18,7 +18,7 @@ EXTRAS = (
     "scikit-learn",
     "statsmodels",
 )
-TOLERANCE = 1e-5  # of the range of the values, design.md section 3
+TOLERANCE = 1e-5  # of the range of the values, docs/definitions.md section 2
 
 
 @dataclass(frozen=True)

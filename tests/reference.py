@@ -1,4 +1,4 @@
-"""design.md sections 2-4 once more, in float64 NumPy and plain Python: what the kernels are judged against.
+"""docs/definitions.md once more, in float64 NumPy and plain Python: what the kernels are judged against.
 
 Nothing here is shared with the package; it favours being obviously right over being fast.
 """
@@ -69,7 +69,7 @@ def resample(
 
 
 def patch_to_image(center, side, angle_deg, flip, shift, size, spacing=(1.0, 1.0)):
-    """The matrix of design.md section 2, flip folded in, in float64."""
+    """The matrix of docs/definitions.md section 1, flip folded in, in float64."""
     quarter = {0: (0, 1), 90: (1, 0), 180: (0, -1), 270: (-1, 0)}
     sine, cosine = quarter.get(angle_deg % 360, (math.sin(math.radians(angle_deg)), math.cos(math.radians(angle_deg))))
     smaller = min(spacing)

@@ -1,4 +1,4 @@
-"""Imports point one way, the surface is small, and importing is light (design.md sections 1, 5 and 6)."""
+"""Imports point one way, the surface is small, and importing is light."""
 
 from __future__ import annotations
 

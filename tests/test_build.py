@@ -50,7 +50,8 @@ def native_attributes(tmp_path):
     """What the wheel's module says of itself, in a process without a driver."""
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "unpacked")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'unpacked')!r}); from lesionaug import _native; print(_native.cuda_archs)"
+    unpacked = str(tmp_path / "unpacked")
+    code = f"import sys; sys.path.insert(0, {unpacked!r})\nfrom lesionaug import _native; print(_native.cuda_archs)"
     module = next((tmp_path / "unpacked" / "lesionaug").glob("_native*.so"))
     linked = subprocess.run(["ldd", str(module)], capture_output=True, text=True, check=True).stdout
     archs = subprocess.run(

@@ -1,4 +1,4 @@
-"""The operator against a float64 reference, independent implementations and exact facts (design.md section 3)."""
+"""The operator against a float64 reference, independent implementations and exact facts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def random_matrix(rng, height, width, size, zoom=None):
 
 
 def assert_close(ours, expected, image, output_range=None):
-    """Within design.md's tolerance: 1e-5 max(range, max |v|), plus half a unit of the output dtype."""
+    """Within the tolerance of docs/definitions.md: 1e-5 max(range, max |v|), plus half a unit of the output dtype."""
     values = image.double()
     scale = max(float(values.max() - values.min()), float(values.abs().max()))
     if output_range is not None:

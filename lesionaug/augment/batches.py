@@ -1,4 +1,4 @@
-"""Endless augmented batches for a training loop, made on the ROIs' device, without workers (design.md section 5)."""
+"""Endless augmented batches for a training loop, made on the ROIs' device, without workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lesionaug.augment`: parameters in, patches out, the image touched once (paper section III-A; docs/definitions.md)."""
+"""`lesionaug.augment`: parameters in, patches out, the image touched once (paper III-A; docs/definitions.md)."""
 
 from __future__ import annotations
 

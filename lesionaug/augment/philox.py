@@ -1,4 +1,4 @@
-"""Philox4x32-10 (Salmon et al. 2011): random words that depend on a seed and a counter alone (design.md section 4)."""
+"""Philox4x32-10 (Salmon et al. 2011): random words from a seed and a counter alone (docs/definitions.md, section 3)."""
 
 from __future__ import annotations
 

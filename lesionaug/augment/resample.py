@@ -1,4 +1,4 @@
-"""`lesionaug.resample`: any images, any matrices, one bicubic resample each (design.md section 3)."""
+"""`lesionaug.resample`: any images, any matrices, one bicubic resample each (docs/definitions.md section 2)."""
 
 from __future__ import annotations
 

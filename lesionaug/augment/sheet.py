@@ -26,7 +26,7 @@ BANNERS = {
     "imported": "Imported CT data: pictures and numbers of the user's own store",
     "user": "User data: handed over as arrays, origin not recorded",
 }
-_FLIPS = {1: "left-right", 2: "up-down", 3: "both"}  # bit 0 left-right, bit 1 up-down (design.md section 5)
+_FLIPS = {1: "left-right", 2: "up-down", 3: "both"}  # bit 0 left-right, bit 1 up-down
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,6 @@ def _draw_tile(axis: Axes, picture: Any, ring_side: float | None, shift: tuple[f
     if ring_side is not None:
         from matplotlib.patches import Circle
 
-        # design.md section 2: image = c where the patch point is n/2 + t n/S, at any angle and flip
+        # docs/definitions.md, section 1: image = c where the patch point is n/2 + t n/S, at any angle and flip
         centre = (0.5 + shift[0] / side, 0.5 + shift[1] / side)
         axis.add_patch(Circle(centre, ring_side / 2, fill=False, edgecolor=RING_COLOUR, linewidth=0.8, alpha=0.9))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -43,9 +45,10 @@ def demo(
 
     phantom, store, run = out / "phantom", out / "rois", out / "run"
     out.mkdir(parents=True, exist_ok=True)
+    _settle(out / "demo.json", {"lesions": list(lesions), "seed": seed})
     if not phantom.exists() and not store.exists():
         with progress("1/4 Phantom CT slices and margins") as step:
-            write_phantom(phantom, lesions=lesions, seed=seed, progress=step)
+            write_phantom(phantom, lesions=lesions, seed=seed, progress=step, workers=workers or os.cpu_count() or 1)
     if not store.exists():
         with progress("2/4 Importing lesions") as step:
             import_source(phantom, store, progress=step)
@@ -54,6 +57,20 @@ def demo(
     with progress("4/4 Writing the report") as step:
         report = write_report(run, store, step)
     print(f"The report (phantom data, not patients): {report}")
+
+
+def _settle(path: Path, settings: dict[str, Any]) -> None:
+    """Save what the phantom was asked to be, or refuse to go on with another one."""
+    from lesionaug.data.files import write_json_atomic
+    from lesionaug.errors import ConfigError
+
+    if not path.exists():
+        write_json_atomic(path, settings)
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    if there != settings:
+        rule = f"holds a demo of another phantom ({there}, asked for {settings})"
+        raise ConfigError(str(path.parent), rule, "Name another folder, or remove this one.")
 
 
 def register(app: App) -> None:

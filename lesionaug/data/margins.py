@@ -1,4 +1,4 @@
-"""From a drawn margin to the lesion's mask, diameter, centre and the crop a store keeps (design.md section 2).
+"""From a drawn margin to the lesion's mask, diameter, centre and the crop a store keeps (docs/definitions.md, 1).
 
 Points are (x, y) in the corner convention: the origin is the top-left corner of the image and the centre of pixel
 (row i, column j) lies at (j + 0.5, i + 0.5).

@@ -27,7 +27,7 @@ class Grid:
 
     Attributes:
         spacing_mm: Side of a (square) pixel.
-        center_px: Where the origin of the body lies, (x, y) in pixels, corner convention (design.md section 2).
+        center_px: Where the origin of the body lies, (x, y) in pixels, corner convention.
     """
 
     spacing_mm: float

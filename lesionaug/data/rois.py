@@ -1,4 +1,4 @@
-"""RoiBatch: lesions of any size in one flat buffer, ready for one native call (design.md sections 2 and 5)."""
+"""RoiBatch: lesions of any size in one flat buffer, ready for one native call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = ("phantom", "imported", "user")
 
 
 def lesion_key(lesion_id: str) -> int:
-    """The 64-bit key that a lesion's random numbers are drawn with: its id's hash (design.md section 4)."""
+    """The 64-bit key that a lesion's random numbers are drawn with: its id's hash (docs/definitions.md section 3)."""
     return int.from_bytes(hashlib.blake2b(lesion_id.encode()).digest()[:8], "little")
 
 

@@ -1,4 +1,4 @@
-"""The ROI store: lesions on disk as a JSON manifest beside one safetensors file (design.md section 7).
+"""The ROI store: lesions on disk as a JSON manifest beside one safetensors file.
 
     STORE/manifest.json         what the lesions are: ids, pseudonyms, classes, geometry, hash of the pixels
     STORE/pixels.safetensors    "pixels": int16 or float32 [total], crop after crop, row by row; "masks": uint8 [total]

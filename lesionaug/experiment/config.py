@@ -51,7 +51,7 @@ class PlanConfig(_Frozen):
 
 
 class ImageConfig(_Frozen):
-    """How a lesion becomes the network's input (design.md section 3); the size is the network's.
+    """How a lesion becomes the network's input (docs/definitions.md, section 2); the size is the network's.
 
     Attributes:
         window_hu: HU that become 0 and 1. The paper gives none; W400 L40 is the usual window for the liver.
