@@ -45,16 +45,16 @@ def _bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, text="")
         yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)
+        if (total := bar.tasks[0].total) is not None:  # the last step may have been announced, not counted
+            bar.update(task, completed=total, text="")
 
 
 @contextmanager
 def _lines(title: str) -> Iterator[Callable[[int, int, str], None]]:
     started = last = time.monotonic()
-    state = (0, 0)
 
     def step(done: int, total: int, text: str) -> None:
-        nonlocal last, state
-        state = (done, total)
+        nonlocal last
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
@@ -62,5 +62,4 @@ def _lines(title: str) -> Iterator[Callable[[int, int, str], None]]:
 
     print(f"{title} ...", file=sys.stderr)
     yield step
-    count = f"{state[0]} of {state[1]}, " if state[1] else ""
-    print(f"{title}: {count}{time.monotonic() - started:.1f} s", file=sys.stderr)
+    print(f"{title}: done in {time.monotonic() - started:.1f} s", file=sys.stderr)
