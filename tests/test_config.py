@@ -23,7 +23,7 @@ def test_reductions_name_every_departure() -> None:
     changed = preset("paper").model_copy(update={"seeds": (1, 2), "device": "cuda", "threads_per_task": 2})
     assert changed.reductions == []  # the paper fixes none of these
     text = "\n".join(preset("demo").reductions)
-    for word in ("classic images added per fold", "learning rate", "equal steps"):
+    for word in ("classic images added per fold", "learning rate", "equal steps", "channels of the CNN"):
         assert word in text
     assert any("channels" in line for line in preset("tiny").reductions)
 
