@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import sys
@@ -70,18 +71,14 @@ def doctor() -> Diagnosis:
 
 
 def versions() -> dict[str, str]:
-    """Versions to be saved beside results."""
-    import numpy
-    import torch
-
+    """Versions that a number can depend on, to be saved beside results."""
     from lesionaug import __version__
 
-    return {
-        "lesionaug": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-    }
+    found = {"lesionaug": __version__, "python": platform.python_version()}
+    for name in ("numpy", "scikit-learn", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # scikit-learn comes with an extra
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _versions() -> list[Finding]:

@@ -18,10 +18,11 @@ from lesionaug.data.files import write_json_atomic
 from lesionaug.data.folds import Folds, load_folds, make_folds
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
+from lesionaug.environment import versions
 from lesionaug.errors import ConfigError, DataError, EnvironmentProblem
 from lesionaug.experiment.config import RunConfig, difference, preset
 from lesionaug.experiment.results import RUN_SCHEMA, load_config, load_info
-from lesionaug.experiment.task import Task, TaskRunner, describe, plan_tasks, versions
+from lesionaug.experiment.task import Task, TaskRunner, describe, plan_tasks
 from lesionaug.experiment.workers import run_in_processes
 from lesionaug.training.classifier import Progress
 
@@ -93,9 +94,8 @@ def run_experiment(
         raise ConfigError("--workers", f"at least one is needed, got {workers}", "Leave it out for one per core")
     store_hash = manifest_sha256(store_path)
     rois = load_rois(store_path)
-    config, folds = _settle(
-        run_dir, config, rois, store_hash
-    )  # every fault of the input shows before a file is written
+    # Every fault of the input shows before a file is written.
+    config, folds = _settle(run_dir, config, rois, store_hash)
     tasks = plan_tasks(config, folds)
     if dry_run:
         return RunOutcome(config, rois.kind, folds, tasks, _committed(run_dir, tasks), ())

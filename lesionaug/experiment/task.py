@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from lesionaug.data.files import commit_directory, write_json_atomic, write_text
 from lesionaug.data.folds import Folds, load_folds
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois
+from lesionaug.environment import versions
 from lesionaug.errors import DataError
 from lesionaug.experiment.config import RunConfig
 from lesionaug.experiment.groups import ClassicPool, build_pool, classic_groups
@@ -74,20 +73,6 @@ def plan_tasks(config: RunConfig, folds: Folds) -> tuple[Task, ...]:
 def derive_seed(name: str) -> int:
     """Make a seed from a task's name, so that neither schedule nor neighbours matter: 63 bits of its BLAKE2b hash."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def versions() -> dict[str, str]:
-    """Name the versions that a number can depend on."""
-    names = ("lesionaug", "numpy", "scikit-learn", "torch")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # a checkout that is on the path without being installed
-            import lesionaug
-
-            found[name] = lesionaug.__version__ if name == "lesionaug" else "unknown"
-    return found
 
 
 class TaskRunner:

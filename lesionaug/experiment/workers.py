@@ -145,9 +145,8 @@ class _Reporter:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # only the main thread may, and only it is interrupted
+    # Only the main thread may change this, and only it is interrupted.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)

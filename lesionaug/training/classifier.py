@@ -130,9 +130,8 @@ def train_classifier(
             seen = 0
             loss_sum = torch.zeros((), dtype=torch.float64, device=device)
             correct = torch.zeros((), dtype=torch.int64, device=device)
-            for chosen in torch.split(torch.randperm(len(images), generator=order).to(device), config.batch_size)[
-                : total - done
-            ]:
+            shuffled = torch.randperm(len(images), generator=order).to(device)
+            for chosen in torch.split(shuffled, config.batch_size)[: total - done]:
                 target = labels[chosen]
                 logits = model((images[chosen] - mean).contiguous(memory_format=torch.channels_last))
                 loss = functional.cross_entropy(logits, target)
@@ -140,9 +139,8 @@ def train_classifier(
                 loss.backward()
                 optimizer.step()
                 done, seen = done + 1, seen + len(chosen)
-                loss_sum += loss.detach() * len(
-                    chosen
-                )  # summed on the device: reading it here would wait for every step
+                # Summed on the device: reading them here would wait for every step.
+                loss_sum += loss.detach() * len(chosen)
                 correct += (logits.detach().argmax(1) == target).sum()
                 if progress is not None:
                     progress(done, total, f"epoch {epoch}")
@@ -202,9 +200,8 @@ def load_classifier(folder: Path, device: torch.device | str = "cpu") -> tuple[T
         if described["schema"] != MODEL_SCHEMA or described["network"] != "cnn":
             raise ValueError(f"schema {described['schema']}, network {described['network']!r}")
         classes = tuple(described["classes"])
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the initial weights are thrown away; leave the caller's random state alone
+        # The initial weights are thrown away; leave the caller's random state alone.
+        with torch.random.fork_rng(devices=[]):
             model = LesionCnn(CnnConfig.model_validate(described["cnn"]), len(classes))
         model.load_state_dict(load((folder / "model.safetensors").read_bytes()))
         mean = float(described["train_mean"])
