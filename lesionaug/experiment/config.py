@@ -178,7 +178,7 @@ _REDUCED: dict[PresetName, dict[str, Any]] = {
     "paper": {},
     "quick": {
         "classic_groups": (0, 500, 1000, 2000, 5000),
-        "classifier": {"steps": 1000, "learning_rate": 0.01},
+        "classifier": {"steps": 750, "learning_rate": 0.01},
         "cnn": {"channels": (16, 32, 64), "dense": 128},
     },
     "demo": {
