@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from lesionaug.errors import LesionaugError, TaskFailed
 from lesionaug.experiment.task import Task, TaskRunner, describe
 
 SECONDS_BETWEEN_REPORTS = 0.2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 StepReport = Callable[[Task, int, str], None]  # (task, steps done of it, text)
 DoneReport = Callable[[Task], None]
 
@@ -110,6 +112,7 @@ def _listen(worker: _Worker, waiting: deque[Task], on_step: StepReport, on_done:
 def _work(connection: Connection, store_path: Path, run_dir: Path) -> None:
     """Body of a worker process: receive a task, train it, say so; until None or the end of the pipe comes."""
     task: Task | None = None
+    _keep_freed_memory()
     try:
         runner = TaskRunner.open(store_path, run_dir)
         while (task := connection.recv()) is not None:
@@ -124,6 +127,17 @@ def _work(connection: Connection, store_path: Path, run_dir: Path) -> None:
         place = describe(task) if task else "worker"
         rule = f"training stopped ({type(error).__name__}: {error})"
         connection.send(("failed", TaskFailed(place, rule, "Committed models are kept; run again to resume")))
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to reuse freed memory instead of returning it: every step frees and takes the same activations.
+
+    The page faults of taking them anew cost a tenth to a sixth of the training time. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            mallopt(option, 2**30)
 
 
 class _Reporter:
