@@ -59,13 +59,14 @@ ResampleArgs resample_args(uintptr_t pixels, int pixel_dtype, uintptr_t offsets,
   return args;
 }
 
-PlanArgs plan_args(uint64_t seed, int64_t num_rows, int64_t num_indices, uintptr_t lesion_keys, uintptr_t diameters,
-                   uintptr_t lesions, uintptr_t indices, bool index_per_row, int n_rot, int n_flip, int n_trans,
-                   int n_scale, double max_angle, double base_side, double shift_fraction, double max_shift,
-                   double scale_low, double scale_span, uintptr_t roi, uintptr_t angle, uintptr_t flip, uintptr_t shift,
-                   uintptr_t side) {
+PlanArgs plan_args(uint64_t seed, int64_t num_rois, int64_t num_rows, int64_t num_indices, uintptr_t lesion_keys,
+                   uintptr_t diameters, uintptr_t lesions, uintptr_t indices, bool index_per_row, int n_rot, int n_flip,
+                   int n_trans, int n_scale, double max_angle, double base_side, double shift_fraction,
+                   double max_shift, double scale_low, double scale_span, uintptr_t roi, uintptr_t angle,
+                   uintptr_t flip, uintptr_t shift, uintptr_t side) {
   PlanArgs args{};
   args.seed = seed;
+  args.num_rois = num_rois;
   args.num_rows = num_rows;
   args.num_indices = num_indices;
   args.lesion_keys = at<int64_t>(lesion_keys);
@@ -105,10 +106,10 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
            "matrix_is_double"_a, "centers"_a, "spacing"_a, "angle"_a, "shift"_a, "side"_a, "size"_a, "antialias"_a,
            "border"_a, "a"_a, "fill"_a, "window"_a, "out_range"_a, "out"_a, "out_dtype"_a);
   py::class_<PlanArgs>(m, "PlanArgs", py::module_local())
-      .def(py::init(&plan_args), py::kw_only(), "seed"_a, "num_rows"_a, "num_indices"_a, "lesion_keys"_a, "diameters"_a,
-           "lesions"_a, "indices"_a, "index_per_row"_a, "n_rot"_a, "n_flip"_a, "n_trans"_a, "n_scale"_a, "max_angle"_a,
-           "base_side"_a, "shift_fraction"_a, "max_shift"_a, "scale_low"_a, "scale_span"_a, "roi"_a, "angle"_a,
-           "flip"_a, "shift"_a, "side"_a);
+      .def(py::init(&plan_args), py::kw_only(), "seed"_a, "num_rois"_a, "num_rows"_a, "num_indices"_a, "lesion_keys"_a,
+           "diameters"_a, "lesions"_a, "indices"_a, "index_per_row"_a, "n_rot"_a, "n_flip"_a, "n_trans"_a, "n_scale"_a,
+           "max_angle"_a, "base_side"_a, "shift_fraction"_a, "max_shift"_a, "scale_low"_a, "scale_span"_a, "roi"_a,
+           "angle"_a, "flip"_a, "shift"_a, "side"_a);
 
   m.def(
       "check_patches",

@@ -38,10 +38,9 @@ LA_HD void philox_row(uint64_t seed, const int64_t* counters, int64_t* words, in
 
 LA_HD void patch_to_image_row(const ResampleArgs& args, float* matrices, int64_t row) {
   const Patch p = load_patch(args, row);
-  const Map m = fold_flip(p.map, p.flip, args.size);
+  const Map m = fold_flip(p.map, p.flip, args.size);  // called without antialias, so no zoom is too large
   const double values[6] = {m.m00, m.m01, m.m02, m.m10, m.m11, m.m12};
-  const bool known = p.status == Status::kOk || p.status == Status::kSigmaTooLarge;
-  for (int i = 0; i < 6; ++i) matrices[6 * row + i] = known ? float(values[i]) : NAN;
+  for (int i = 0; i < 6; ++i) matrices[6 * row + i] = p.status == Status::kOk ? float(values[i]) : NAN;
 }
 
 }  // namespace lesionaug

@@ -36,7 +36,7 @@ LA_HD double add(double x, double y) { return x + y; }
 
 struct PlanArgs {
   uint64_t seed;
-  int64_t num_rows, num_indices;
+  int64_t num_rois, num_rows, num_indices;
   const int64_t* lesion_keys;  // [num_rois]
   const float* diameters;      // [num_rois], pixels
   const int64_t* lesions;      // [num_rows], the lesion of each row, or null: num_indices rows for each, in order
@@ -57,16 +57,16 @@ LA_HD void sample_row(const PlanArgs& args, int64_t row) {
   const int64_t position = row % args.num_indices;
   const int64_t k = !args.indices ? position : args.indices[args.index_per_row ? row : position];
   const int64_t variants = 1 + args.n_flip + args.n_trans + args.n_scale;
-  const uint64_t key = uint64_t(args.lesion_keys[lesion]);
-  const double d = args.diameters[lesion];
   args.roi[row] = lesion;
   args.flip[row] = 0;
   args.shift[2 * row] = args.shift[2 * row + 1] = 0;
-  args.side[row] = float(mul(args.base_side, d));
-  if (k < 0 || k >= variants * args.n_rot) {  // marked, so that its patch is NaN and never a stray read
-    args.angle[row] = NAN;
+  if (lesion < 0 || lesion >= args.num_rois || k < 0 || k >= variants * args.n_rot) {
+    args.angle[row] = args.side[row] = NAN;  // marked, so that its patch is NaN and never a stray read
     return;
   }
+  const uint64_t key = uint64_t(args.lesion_keys[lesion]);
+  const double d = args.diameters[lesion];
+  args.side[row] = float(mul(args.base_side, d));
   const uint32_t r = uint32_t(k / variants), v = uint32_t(k % variants);
   const uint32_t low = uint32_t(key), high = uint32_t(key >> 32);
   args.angle[row] = float(mul(args.max_angle, uniform(philox(args.seed, {{0, r, low, high}}).w[0])));

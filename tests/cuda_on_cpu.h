@@ -83,9 +83,11 @@ void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int
       fiber.context.uc_link = nullptr;
       makecontext(&fiber.context, enter, 0);
     }
-    for (int finished = 0; finished < threads;) {  // one round runs every fiber to its next barrier or its end
+    // One round runs every fiber to its next barrier or its end: the last thread first, so that what thread 0 prepares
+    // for the others is missed where a barrier is.
+    for (int finished = 0; finished < threads;) {
       int ended = 0, waiting = 0;
-      for (int t = 0; t < threads; ++t) {
+      for (int t = threads - 1; t >= 0; --t) {
         if (fibers[t].finished) continue;
         threadIdx.x = unsigned(t);
         current = &fibers[t];

@@ -96,7 +96,21 @@ def lesion_words(lesion_id):
     return key & 0xFFFFFFFF, key >> 32
 
 
-def plan_row(lesion_id, diameter, k, seed, n_flip=3, n_trans=7, n_scale=5):
+def plan_row(
+    lesion_id,
+    diameter,
+    k,
+    seed,
+    n_flip=3,
+    n_trans=7,
+    n_scale=5,
+    max_angle_deg=180,
+    base_side=1.4,
+    shift_fraction=0.1,
+    max_shift_px=4.0,
+    scale_low=0.1,
+    scale_span=0.3,
+):
     """(angle, flip, (shift x, shift y), side) of augmentation k, each rounded once to float32."""
     d = float(np.float32(diameter))
     low, high = lesion_words(lesion_id)
@@ -106,17 +120,17 @@ def plan_row(lesion_id, diameter, k, seed, n_flip=3, n_trans=7, n_scale=5):
     def uniform(word):
         return (word >> 8) * 2.0**-24
 
-    angle = np.float32(180 * uniform(philox((0, r, low, high), key)[0]))
-    flip, shift, side = 0, (0.0, 0.0), np.float32(1.4 * d)
+    angle = np.float32(max_angle_deg * uniform(philox((0, r, low, high), key)[0]))
+    flip, shift, side = 0, (0.0, 0.0), np.float32(base_side * d)
     words = philox((v, r, low, high), key)
     if 1 <= v <= n_flip:
         flip = {1: 2, 2: 1, 3: 3}[v]
     elif n_flip < v <= n_flip + n_trans:
-        p = min(4.0, 0.1 * d)
+        p = min(max_shift_px, shift_fraction * d)
         shift = tuple(np.float32((2 * uniform(word) - 1) * p) for word in words[:2])
     elif v > n_flip + n_trans:
-        margin = d * (0.1 + 0.3 * uniform(words[0]))
-        side = np.float32(1.4 * d + 2 * margin)
+        margin = d * (scale_low + scale_span * uniform(words[0]))
+        side = np.float32(base_side * d + 2 * margin)
     return angle, flip, shift, side
 
 

@@ -65,7 +65,9 @@ def test_resumes_where_it_stood(device):
         assert torch.equal(label, expected_label)
 
 
-@pytest.mark.parametrize("change", [{"seed": 4}, {"batch_size": 8}, {"plan": la.AugmentationPlan(n_rot=3)}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 4}, {"batch_size": 8}, {"plan": la.AugmentationPlan(n_rot=2, n_flip=1, n_trans=2, n_scale=0)}]
+)
 def test_a_state_of_other_batches_is_refused(change):
     with pytest.raises(ValueError, match="the state was saved with"):
         make("cpu", **change).load_state_dict(make("cpu").state_dict())

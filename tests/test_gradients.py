@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +127,44 @@ def test_very_small_and_zero_gradients(device):
     torch.testing.assert_close(tiny * 2.0**600, one, rtol=1e-9, atol=1e-12)
     (zero,) = torch.autograd.grad(patches, image, torch.zeros_like(patches))
     assert (zero == 0).all()
+
+
+def test_images_that_were_not_selected_get_no_gradient(device):
+    images = [torch.rand(6, 7, device=device, requires_grad=True) for _ in range(3)]
+    part = la.RoiBatch.from_images(images, [[3, 3]] * 3, [3.0] * 3)[[1]]
+    for window in (None, (0.2, 0.8)):
+        patches = la.augment(part, la.originals(part), 5, window=window)
+        gradients = torch.autograd.grad(patches.sum(), images)
+        assert (gradients[0] == 0).all()
+        assert (gradients[2] == 0).all()
+        assert gradients[1].abs().sum() > 0
+
+
+def test_parameters_carry_no_gradients(device):
+    rois, params = _small_batch(device)
+    params = dataclasses.replace(params, angle=params.angle.clone().requires_grad_())
+    assert not la.augment(rois, params, 4, window=(-160, 240)).requires_grad
+
+
+def test_every_share_of_every_patch_on_one_pixel(device):
+    """The most that can meet on one pixel: the sums must not overflow on any device."""
+    image = torch.zeros(1, 1, 1, 1, dtype=torch.float64, device=device, requires_grad=True)
+    m = torch.tensor([[[0.3, 0, 0], [0, 0.3, 0]]], device=device).repeat(50, 1, 1)
+    patches = la.resample(image, m, 16, image_index=torch.zeros(50, dtype=torch.int64, device=device))
+    (gradient,) = torch.autograd.grad(patches.double().sum(), image)
+    assert gradient.item() == pytest.approx(50 * 16 * 16, rel=1e-6)
+
+
+def test_a_patch_without_a_map_leaves_the_other_gradients_alone(device, checks_values):
+    if checks_values:
+        pytest.skip("the CPU raises instead")
+    image = torch.rand(2, 1, 5, 5, device=device, requires_grad=True)
+    m = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]], device=device).repeat(4, 1, 1)
+    m[1, 0, 0] = float("nan")
+    patches = la.resample(image, m, 5, image_index=torch.tensor([0, 0, 2**40, 1], device=device))
+    weight = torch.ones_like(patches)
+    (gradient,) = torch.autograd.grad(patches, image, weight)
+    torch.testing.assert_close(gradient, torch.ones_like(image))
 
 
 def test_what_cannot_carry_gradients_is_refused():

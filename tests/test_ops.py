@@ -74,6 +74,19 @@ def test_compiles_with_inductor():
     _check_compiled("inductor")
 
 
+@pytest.mark.parametrize("num", [2, 5])
+def test_compiles_for_any_batch_size_and_window(num):
+    def run(images, m, low):
+        return la.resample(images, m, 5, window=(low, 1.0))
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=True)
+    rng = np.random.default_rng(num)
+    for count in (num, num + 1):
+        images = torch.from_numpy(rng.normal(size=(count, 1, 8, 8)))
+        m = torch.from_numpy(np.stack([random_matrix(rng, 8, 8, 5) for _ in range(count)]))
+        torch.testing.assert_close(compiled(images, m, -0.5 * count), run(images, m, -0.5 * count))
+
+
 def test_augment_compiles_in_one_graph():
     rois, params = _small_batch(torch.device("cpu"))
 
@@ -107,3 +120,16 @@ def test_the_operator_checks_what_the_public_functions_leave_to_it():
     tensors[2] = None  # sizes
     with pytest.raises(ValueError, match="offsets and sizes"):
         torch.ops.lesionaug.resample(*tensors, 5, True, "reflect", -0.5, 0.0, None, [0.0, 1.0], torch.float32, False)
+
+
+def test_the_adjoint_checks_its_gradient():
+    sources = _calls()["dense"].tensors()
+    pixels = sources[0].detach()
+    rest = (pixels, *sources[1:], True)
+    for shape in ((2, 3, 3, 7), (0, 3, 5, 5), (2, 1, 5, 5), (2, 3, 5), ()):
+        with pytest.raises(ValueError, match="gradient must be"):
+            torch.ops.lesionaug.resample_adjoint(torch.zeros(shape), *rest, "reflect", -0.5, False)
+    with pytest.raises(ValueError, match="gradient must be floating"):
+        torch.ops.lesionaug.resample_adjoint(torch.zeros(2, 3, 5, 5).to(torch.uint8), *rest, "reflect", -0.5, False)
+    with pytest.raises(ValueError, match="border must be"):
+        torch.ops.lesionaug.resample_adjoint(torch.zeros(2, 3, 5, 5), *rest, "mirror", -0.5, False)

@@ -137,6 +137,7 @@ def test_chosen_indices_for_all_and_for_each(device):
     assert rows(pairs) == [whole[480 * 2 + 3], whole[479], whole[480], whole[480 * 2]]
     assert torch.equal(pairs.roi, roi)
     assert len(plan.sample(rois, indices=np.empty((3, 0), np.int64))) == 0
+    assert len(plan.sample(rois, indices=[])) == 0
 
 
 def test_order_is_a_permutation_equal_to_the_reference_and_nested(device):
@@ -171,6 +172,13 @@ def test_originals(device):
         (lambda rois: la.AugmentationPlan(n_flip=4), ValueError, "n_flip"),
         (lambda rois: la.AugmentationPlan(n_scale=1.5), TypeError, "n_scale"),
         (lambda rois: la.AugmentationPlan(max_shift_px=float("nan")), ValueError, "max_shift_px"),
+        (lambda rois: la.AugmentationPlan(max_angle_deg="180"), TypeError, "max_angle_deg"),
+        (lambda rois: la.AugmentationPlan().sample(rois, seed=torch.tensor(1.5)), TypeError, "seed"),
+        (lambda rois: la.AugmentationPlan().sample(rois, indices=np.array([1], np.uint64)), TypeError, "integers"),
+        (lambda rois: la.AugmentationPlan().sample(rois, indices=[1j]), TypeError, "numbers"),
+        (lambda rois: la.augment([], la.originals(rois)), TypeError, "RoiBatch"),
+        (lambda rois: la.augment(rois, None), TypeError, "AugmentationParams"),
+        (lambda rois: la.originals(rois).patch_to_image(rois, 2.5), TypeError, "size"),
         (lambda rois: la.AugmentationPlan().sample(rois, seed=-1), ValueError, "seed"),
         (lambda rois: la.AugmentationPlan().sample(rois, seed=2**64), ValueError, "seed"),
         (lambda rois: la.AugmentationPlan().sample(rois, seed=1.5), TypeError, "seed"),
@@ -186,8 +194,59 @@ def test_wrong_plans_seeds_and_indices(call, error, words):
         call(batch(3))
 
 
-def test_an_index_out_of_range_on_the_device_gives_nan_not_a_stray_read(device):
+def test_other_constants_than_the_papers(device):
+    constants = {
+        "max_angle_deg": 90.0,
+        "base_side": 1.7,
+        "shift_fraction": 0.05,
+        "max_shift_px": 1.25,
+        "scale_low": 0.2,
+        "scale_span": 0.7,
+    }
+    rois = batch(2, device, diameters=[12.5, 77.0])
+    params = la.AugmentationPlan(n_rot=2, **constants).sample(rois, seed=4)
+    expected = [
+        reference.plan_row(lesion, d, k, 4, **constants)
+        for lesion, d in zip(rois.lesion_ids, (12.5, 77.0), strict=True)
+        for k in range(32)
+    ]
+    assert rows(params) == expected
+
+
+def test_rows_out_of_range_raise_on_the_cpu_and_give_nan_on_cuda(device):
+    """The kernel marks such rows and reads nothing for them, however far out they are."""
+    from lesionaug.augment import native
+
     rois = batch(2, device)
-    bad = torch.tensor([0, 10_000, -3], device=device)
-    params = la.AugmentationPlan().sample_rows(rois, torch.tensor([0, 1, 1], device=device), bad)
-    assert params.angle.isnan().tolist() == [False, True, True]
+    plan = la.AugmentationPlan()
+    bad = [(0, 10_000), (1, -3), (2, 0), (-1, 0), (10**12, 0), (1, 5)]
+    roi, index = (torch.tensor(column, device=device) for column in zip(*bad, strict=True))
+    if device.type == "cpu":
+        with pytest.raises(ValueError, match=r"roi must lie in 0 \.\. 1"):
+            plan.sample_rows(rois, roi, index)
+        with pytest.raises(ValueError, match=r"indices must lie in 0 \.\. 479"):
+            plan.sample_rows(rois, torch.zeros_like(index), index)
+    assert native.backend(rois.device) is not None
+    params = plan._draw(rois, 0, len(roi), len(plan), roi, index, True)
+    assert params.angle.isnan().tolist() == [True] * 5 + [False]
+    assert params.side.isnan().tolist() == [True] * 5 + [False]
+
+
+def test_params_rows_are_selected_like_a_sequence():
+    params = la.AugmentationPlan().sample(batch(1), seed=0)
+    for row in (3, -477, np.int64(3), torch.tensor(3)):
+        assert rows(params[row]) == rows(params[3:4])
+        assert len(params[row]) == 1
+    for row in (480, -481):
+        with pytest.raises(IndexError, match="480"):
+            params[row]
+    assert len(params[torch.tensor([1, 1, 2])]) == 3
+
+
+def test_numpy_params_are_taken_too():
+    rois = batch(2)
+    params = la.AugmentationPlan(n_rot=1).sample(rois, seed=0)
+    plain = la.AugmentationParams(
+        *(tensor.numpy() for tensor in (params.roi, params.angle, params.flip, params.shift, params.side))
+    )
+    assert torch.equal(plain.patch_to_image(rois), params.patch_to_image(rois))

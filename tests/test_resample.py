@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -241,10 +243,10 @@ def test_a_lesion_far_from_the_corner_of_a_large_slice_loses_nothing(device):
         assert_close(got[n, 0], reference.resample(image.numpy(), m, 12), image)
 
 
-def test_pixels_that_are_not_square(device):
+@pytest.mark.parametrize("spacing", [(0.9, 0.6), (0.5, 0.8)])
+def test_pixels_that_are_not_square(device, spacing):
     rng = np.random.default_rng(7)
     image = random_image(rng, torch.float32, 90, 70)
-    spacing = (0.9, 0.6)
     rois = la.RoiBatch.from_images([image.to(device)], [(33.5, 47.0)], [22.0], spacing_mm=[spacing])
     params = la.AugmentationPlan().sample(rois, seed=1, indices=[0, 1, 2, 3, 4, 8, 11, 15, 17])
     got = la.augment(rois, params, 11).cpu()
@@ -335,6 +337,9 @@ def test_numpy_dlpack_and_odd_memory_layouts_are_read_right():
     expected = la.resample([torch.from_numpy(image)], m, 5)
     frozen = image.copy()
     frozen.setflags(write=False)
+    packed = np.zeros((9, 8), dtype=[("flag", "u1"), ("value", "f4")])["value"]  # neither aligned nor whole strides
+    packed[:] = image
+    assert torch.equal(la.resample([packed], m, 5), expected)
     for variant in (
         image,
         image.astype(">f4"),
@@ -386,6 +391,22 @@ EYE = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
         (IMAGE, EYE, {"border": "mirror"}, ValueError, "border"),
         (IMAGE, EYE, {"a": 0.5}, ValueError, "-1 .. 0"),
         (IMAGE, EYE, {"fill": float("nan")}, ValueError, "fill"),
+        (IMAGE, EYE, {"fill": 1e39}, ValueError, "1e30"),
+        (IMAGE, EYE, {"fill": "0"}, TypeError, "fill"),
+        (IMAGE, EYE, {"window": (0, 1e-40)}, ValueError, "low < high"),
+        (IMAGE, EYE, {"window": (-1e39, 1e39)}, ValueError, "1e30"),
+        (IMAGE, EYE, {"window": (0, 1), "out_range": (0, 1e39)}, ValueError, "1e30"),
+        (IMAGE, EYE, {"size": 4.5}, TypeError, "size"),
+        (IMAGE, EYE, {"size": True}, TypeError, "size"),
+        (IMAGE, EYE, {"size": "4"}, TypeError, "size"),
+        (IMAGE, EYE, {"size": 2**63}, ValueError, "size"),
+        (IMAGE, EYE, {"size": -1}, ValueError, "size"),
+        (IMAGE, EYE, {"dtype": "float32"}, TypeError, "dtype"),
+        (IMAGE, EYE, {"border": None}, TypeError, "border"),
+        (IMAGE, EYE, {"antialias": "no"}, TypeError, "antialias"),
+        (IMAGE, EYE, {"check": "no"}, TypeError, "check"),
+        (IMAGE, EYE, {"out": "here"}, TypeError, "out"),
+        (IMAGE + 0j, EYE, {}, TypeError, "real numbers"),
         (IMAGE, EYE, {"window": (240, -160)}, ValueError, "low < high"),
         (IMAGE, EYE, {"window": 3}, ValueError, "pair"),
         (IMAGE, EYE, {"out_range": (-1, 1)}, ValueError, "window"),
@@ -397,8 +418,8 @@ EYE = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
 def test_wrong_arguments_get_one_clear_error(device, images, matrices, options, error, words):
     if isinstance(images, torch.Tensor):
         images, matrices = images.to(device), matrices.to(device)
-    if "out" in options:
-        options = {**options, "out": options["out"].to(device) if options["out"].is_contiguous() else options["out"]}
+    if isinstance(options.get("out"), torch.Tensor) and options["out"].is_contiguous():
+        options = {**options, "out": options["out"].to(device)}
     with pytest.raises(error, match=words):
         la.resample(images, matrices, **options)
 
@@ -429,6 +450,64 @@ def test_bad_values_raise_on_the_cpu_and_give_nan_on_cuda(device, checks_values,
     assert got[1].isnan().all()
     assert torch.equal(got[[0, 2]], torch.ones(2, 1, 3, 3, device=device))
     assert (la.resample(image, m, 3, image_index=image_index, dtype=torch.uint8)[1] == 0).all()
+
+
+@pytest.mark.parametrize("output", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_patch_without_a_map_is_nan_in_every_floating_type(device, checks_values, output):
+    if checks_values:
+        pytest.skip("the CPU raises instead")
+    image = torch.ones(1, 1, 4, 4, device=device)
+    got = la.resample(image, torch.full((1, 2, 3), float("nan"), device=device), 3, dtype=output)
+    assert got.isnan().all()
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("sigma", [150.0, 255.9, 256.0])
+def test_the_strongest_shrinking_is_exact_too(device, sigma, antialias):
+    rng = np.random.default_rng(9)
+    image = random_image(rng, torch.float32, 200, 170)
+    for linear in ([[sigma, 0], [0, sigma]], [[0, -sigma], [sigma, 0]], [[sigma, 0], [0, 0.5]]):
+        m = np.concatenate([linear, [[40.0], [60.0]]], axis=1)
+        got = la.resample([image.to(device)], m[None], 2, antialias=antialias)
+        assert_close(got[0, 0], reference.resample(image.numpy(), m, 2, antialias=antialias), image)
+
+
+def test_256_source_pixels_are_the_limit_with_antialias_only(device):
+    image = torch.ones(1, 1, 3, 3, device=device)
+    beyond = np.array([[[np.nextafter(256.0, 300), 0, 0], [0, 1, 0]]])
+    with pytest.raises(ValueError, match="256"):
+        la.resample(image, beyond, 2, check=True)
+    assert torch.equal(
+        la.resample(image, beyond, 2, antialias=False, check=True), torch.ones(1, 1, 2, 2, device=device)
+    )
+
+
+def test_out_must_not_be_the_images():
+    image = torch.rand(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="share memory"):
+        la.resample(image, EYE, 4, out=image)
+    with pytest.raises(ValueError, match="requires gradients"):
+        la.resample(image, EYE, 4, out=torch.empty(1, 1, 4, 4, requires_grad=True))
+
+
+def test_more_threads_than_can_be_had():
+    """Where no thread can be made, the calling one does the work; nothing ends the process."""
+    code = """
+import resource, torch, lesionaug as la
+image = torch.rand(1, 1, 32, 32)
+m = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]]).repeat(600, 1, 1)
+index = torch.zeros(600, dtype=torch.int64)
+expected = la.resample(image, m, 16, image_index=index)
+torch.set_num_threads(500)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, -1))
+got = la.resample(image, m, 16, image_index=index)
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+torch.set_num_threads(1)
+print(bool((got == expected).all()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout == "True\n", done.stderr[-500:]
 
 
 def test_nan_in_a_list_is_no_business_of_resample_but_of_from_images():

@@ -40,6 +40,7 @@ def test_labels_as_names_or_indices():
     assert make(labels=["b", "a", "b"]).classes == ("a", "b")
     assert make(labels=["b", "a", "b"]).labels.tolist() == [1, 0, 1]
     assert make(labels=["b", "a", "b"], classes=("b", "a", "c")).labels.tolist() == [0, 1, 0]
+    assert make(labels=np.array(["b", "a", "b"])).labels.tolist() == [1, 0, 1]
     assert make(labels=[2, -1, 0]).classes == ("0", "1", "2")
     assert make(labels=torch.tensor([1, -1, 0]), classes=("x", "y")).labels.tolist() == [1, -1, 0]
 
@@ -49,17 +50,18 @@ def test_everything_else_is_kept():
     rois = make(
         lesion_ids=["x", "y", "z"],
         patient_ids=["p", "p", "q"],
-        spacing_mm=(0.7, 0.8),
+        spacing_mm=[(0.7, 0.8), (0.9, 1.0), (1.1, 1.2)],
         masks=masks,
         origins=[[1, 2], [3, 4], [5, 6]],
         kind="phantom",
     )
-    assert rois.spacing_mm.tolist() == [[0.7, 0.8]] * 3
+    assert make(spacing_mm=(0.7, 0.8)).spacing_mm.tolist() == [[0.7, 0.8]] * 3
     assert all(np.array_equal(a.numpy(), b) for a, b in zip(rois.masks, masks, strict=True))
     part = rois[[2, 0]]
     assert part.lesion_ids == ("z", "x")
     assert part.patient_ids == ("q", "p")
     assert part.origins.tolist() == [[5, 6], [1, 2]]
+    assert part.spacing_mm.tolist() == [[1.1, 1.2], [0.7, 0.8]]
     assert np.array_equal(part.masks[0].numpy(), masks[2])
     assert np.array_equal(part.images[1].numpy(), images()[0])
     assert "phantom" in repr(part)
@@ -147,6 +149,10 @@ NAN_IMAGE = np.full((3, 3), np.nan, np.float32)
         (lambda: make(masks=images(2)), ValueError, "3 arrays"),
         (lambda: make(masks=[image[:5] for image in images()]), ValueError, r"masks\[0\]"),
         (lambda: make(origins=[[0.5, 1]] * 3), TypeError, "integers"),
+        (lambda: make(masks=[np.full(i.shape, np.nan) for i in images()]), TypeError, "boolean or integer"),
+        (lambda: la.RoiBatch.from_images(images(1), [[1, 1j]], [1]), TypeError, "numbers"),
+        (lambda: la.RoiBatch.from_images(images(1), torch.ones(1, 2) + 1j, [1]), TypeError, "real numbers"),
+        (lambda: la.RoiBatch.from_images(images(1), [[1, 1]], [1e39]), ValueError, "diameters holds"),
         (lambda: make(kind="real"), ValueError, "kind"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from lesionaug.augment.execute import augment
 from lesionaug.augment.philox import check_seed, philox
 from lesionaug.augment.plan import AugmentationPlan
+from lesionaug.augment.resample import whole_number
 from lesionaug.data.rois import RoiBatch
 
 EPOCH_WORD = 0xFFFFFFFE  # in place of a lesion's key: these words order an epoch
@@ -41,13 +43,13 @@ class AugmentedBatches:
     def __init__(
         self, rois: RoiBatch, plan: AugmentationPlan, batch_size: int = 64, seed: int = 0, **options: Any
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        if whole_number(batch_size, "batch_size") < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if "out" in options:
             raise ValueError("out cannot be given here: every batch is a new tensor")
         self.rois = rois
         self.plan = plan
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)
         self.seed = check_seed(seed)
         self.options = options
         self._position = 0  # patches given out so far
@@ -72,30 +74,32 @@ class AugmentedBatches:
         params = self.plan.sample_rows(self.rois, roi, chosen % len(self.plan), self.seed)
         return augment(self.rois, params, **self.options), self.rois.labels[roi]
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str]:
         """Where the iteration stands: enough to go on from, with equal lesions, plan and batch size."""
+        about = "\n".join([repr(self.plan), *self.rois.lesion_ids])
         return {
             "position": self._position,
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "epoch_size": self.epoch_size,
+            "plan_and_lesions": hashlib.blake2b(about.encode(), digest_size=8).hexdigest(),
         }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
         """Go on where `state_dict` was taken.
 
         Raises:
-            ValueError: When the state belongs to another seed, batch size or number of patches.
+            ValueError: When the state belongs to another seed, batch size, plan or other lesions.
         """
         mine = self.state_dict()
         if set(state) != set(mine):
             raise ValueError(f"the state must have the entries {sorted(mine)}, got {sorted(state)}")
-        for name in ("seed", "batch_size", "epoch_size"):
+        for name in ("seed", "batch_size", "plan_and_lesions"):
             if state[name] != mine[name]:
                 raise ValueError(f"the state was saved with {name} {state[name]}, these batches have {mine[name]}")
-        if state["position"] < 0:
-            raise ValueError(f"the state's position must not be below 0, got {state['position']}")
-        self._position = int(state["position"])
+        position = state["position"]
+        if not isinstance(position, int) or position < 0:
+            raise ValueError(f"the state's position must be a whole number of at least 0, got {position!r}")
+        self._position = position
 
     def _take(self, count: int) -> Tensor:
         """The next `count` patches as lesion x len(plan) + augmentation, int64 [count]."""

@@ -47,6 +47,8 @@ def augment(
     Raises:
         TypeError, ValueError: As `lesionaug.resample`.
     """
+    if not isinstance(params, AugmentationParams):
+        raise TypeError(f"params must be AugmentationParams (plan.sample, originals), got {type(params).__name__}")
     return execute(
         params.sources(rois),
         size,

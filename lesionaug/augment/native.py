@@ -76,6 +76,7 @@ class CpuBackend:
         self.module.resample_cpu(args, torch.get_num_threads())
 
     def resample_adjoint(self, args: Any, incoming: Tensor, gradient: Tensor) -> None:  # noqa: D102
+        gradient.zero_()  # images that were not selected have pixels in the buffer too
         self.module.resample_adjoint_cpu(args, pointer(gradient), torch.get_num_threads())
 
     def patch_to_image(self, args: Any, matrices: Tensor) -> None:  # noqa: D102
@@ -116,11 +117,13 @@ class CudaBackend:
             self.module.resample_cuda(args, self.stream())
 
     def resample_adjoint(self, args: Any, incoming: Tensor, gradient: Tensor) -> None:  # noqa: D102
-        # Sums are taken in 64-bit fixed point, where order does not matter. A pixel receives at most one share of every
-        # patch pixel of a channel, each below twice the largest gradient: the scale leaves room for all of them.
+        # Sums are taken in 64-bit fixed point, where order does not matter, at a scale set by the call's largest
+        # gradient: absolute precision 2^-61 of (that times the patch pixels of a channel). The shares of one patch
+        # pixel add up to less than four times its gradient, so the scale leaves room for all of them on one pixel.
         num_patches, _, size, _ = incoming.shape
         spare_bits = 61 - max(num_patches * size * size, 1).bit_length()
-        largest = incoming.abs().amax().double() if incoming.numel() else incoming.new_zeros((), dtype=torch.float64)
+        low, high = incoming.aminmax() if incoming.numel() else (incoming.new_zeros(()),) * 2
+        largest = torch.maximum(-low, high).double()
         exponent = torch.frexp(largest).exponent.clamp(min=-900)
         scale = torch.exp2((spare_bits - exponent).double()) * (1 + 0 * largest)  # NaN where a gradient is not finite
         workspace = torch.zeros(gradient.numel(), dtype=torch.int64, device=gradient.device)

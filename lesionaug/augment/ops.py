@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lesionaug.augment import native
-from lesionaug.data.arrays import check_pixel_dtype
+from lesionaug.data.arrays import MAX_LENGTH, check_pixel_dtype
 
 OUTPUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
-MAX_SIZE = 4096
+MAX_SIZE = 4096  # pixels per side of a patch
 
 _PROBLEMS = {
     1: "image_index (roi) of patch {n} is {index}, but must lie in 0 .. {last}",
@@ -106,6 +106,8 @@ class Sources:
             )
         if self.dense and self.num_images and 0 in self.pixels.shape:
             raise ValueError(f"images must have at least one channel and pixel, got {_shape(self.pixels)}")
+        if self.dense and max(self.pixels.shape[1:]) > MAX_LENGTH:
+            raise ValueError(f"images may have at most {MAX_LENGTH} rows, columns and channels")
         n, m = self.num_patches, self.num_images
         if self.image_index is None and n != m:
             raise ValueError(f"{n} maps for {m} images: give image_index, or one map per image")
@@ -219,12 +221,16 @@ def _new_patches(sources: Sources, size: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=sources.pixels.device)
 
 
+def _check_border(border: str) -> None:
+    if border not in native.BORDERS:
+        raise ValueError(f"border must be one of {', '.join(native.BORDERS)}, got {border!r}")
+
+
 def _check_output(sources: Sources, size: int, sampling: Sampling, dtype: torch.dtype, out: Tensor | None) -> None:
     if dtype not in OUTPUT_DTYPES:
         names = ", ".join(_name(known) for known in OUTPUT_DTYPES)
         raise TypeError(f"dtype must be one of {names}, got {_name(dtype)}")
-    if sampling.border not in native.BORDERS:
-        raise ValueError(f"border must be one of {', '.join(native.BORDERS)}, got {sampling.border!r}")
+    _check_border(sampling.border)
     if out is not None:
         shape = (sources.num_patches, sources.channels, size, size)
         if tuple(out.shape) != shape or not out.is_contiguous():
@@ -269,6 +275,8 @@ def _resample_out(*arguments: Any) -> None:
     tensors, size, sampling, (out, check) = _split(arguments)
     sources = _ready(tensors, size)
     _check_output(sources, size, sampling, out.dtype, out)
+    if out.untyped_storage().data_ptr() == sources.pixels.untyped_storage().data_ptr() and out.numel():
+        raise ValueError("out must not share memory with the images: they are read while it is written")
     _fill(sources, size, sampling, out, check)
 
 
@@ -279,12 +287,25 @@ def _resample_out_fake(*arguments: Any) -> None:
     _check_output(sources, size, sampling, out.dtype, out)
 
 
+def _check_gradient(gradient: Tensor, sources: Sources, border: str) -> None:
+    size = gradient.shape[-1] if gradient.ndim else 0
+    shape = (sources.num_patches, sources.channels, size, size)
+    if tuple(gradient.shape) != shape or not gradient.is_floating_point():
+        wanted = f"floating [{sources.num_patches}, {sources.channels}, size, size]"
+        raise ValueError(f"gradient must be {wanted}, got {_name(gradient.dtype)} {_shape(gradient)}")
+    if gradient.device != sources.pixels.device:
+        raise ValueError(f"gradient is on {gradient.device}, but the images are on {sources.pixels.device}")
+    sources.check(size)
+    _check_border(border)
+
+
 def _adjoint_dtype(gradient: Tensor, pixels: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (gradient.dtype, pixels.dtype) else torch.float32
 
 
 def _resample_adjoint(gradient: Tensor, *arguments: Any) -> Tensor:
     tensors, (antialias, border, a, check) = arguments[: Sources.COUNT], arguments[Sources.COUNT :]
+    _check_gradient(gradient, Sources(*tensors), border)
     size = gradient.shape[-1]
     sources = _ready(tensors, size)
     incoming = gradient.to(_adjoint_dtype(gradient, sources.pixels)).contiguous()
@@ -297,6 +318,7 @@ def _resample_adjoint(gradient: Tensor, *arguments: Any) -> Tensor:
 
 
 def _resample_adjoint_fake(gradient: Tensor, *arguments: Any) -> Tensor:
+    _check_gradient(gradient, Sources(*arguments[: Sources.COUNT]), arguments[Sources.COUNT + 1])
     return torch.empty_like(arguments[0], memory_format=torch.contiguous_format)
 
 
@@ -313,6 +335,7 @@ def _patch_to_image(*arguments: Any) -> Tensor:
 
 def _patch_to_image_fake(*arguments: Any) -> Tensor:
     sources = Sources(*arguments[: Sources.COUNT])
+    sources.check(arguments[Sources.COUNT])
     return torch.empty((sources.num_patches, 2, 3), dtype=torch.float32, device=sources.pixels.device)
 
 
@@ -323,6 +346,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    others = [None] * (Sources.COUNT - 1 + 9)
+    if not ctx.needs_input_grad[0]:  # maps have no gradients
+        return (None, *others)
     sampling = ctx.sampling
     if sampling.window is not None:
         raise RuntimeError(
@@ -331,7 +357,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     pixels = torch.ops.lesionaug.resample_adjoint(
         gradient, *ctx.saved_tensors, sampling.antialias, sampling.border, sampling.a, False
     )
-    return (pixels, *[None] * (Sources.COUNT - 1 + 9))
+    return (pixels, *others)
 
 
 def _adjoint_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ def check_seed(seed: int) -> int:
         TypeError: When it is no whole number.
         ValueError: When it is outside.
     """
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool):
         raise TypeError(f"seed must be a whole number, got {seed!r}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must lie in 0 .. 2^64 - 1, got {seed}")

@@ -7,15 +7,18 @@ the augmentation alone; `lesionaug.augment` then carries the parameters out.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lesionaug.augment import native
 from lesionaug.augment.ops import Sources
 from lesionaug.augment.philox import MASK32, check_seed, philox
+from lesionaug.augment.resample import patch_size
 from lesionaug.data.arrays import to_tensor
 from lesionaug.data.rois import RoiBatch
 
@@ -48,8 +51,12 @@ class AugmentationParams:
 
     def __getitem__(self, rows: Any) -> AugmentationParams:
         """The chosen rows (a slice, a mask or integer indices)."""
-        if isinstance(rows, int):
-            rows = slice(rows, rows + 1) if rows != -1 else slice(-1, None)
+        single = rows.ndim == 0 if isinstance(rows, (Tensor, np.ndarray)) else hasattr(rows, "__index__")
+        if single:
+            row = operator.index(rows)
+            if not -len(self) <= row < len(self):
+                raise IndexError(f"row {row} is out of range: there are {len(self)}")
+            rows = slice(row % len(self), row % len(self) + 1)
         return self._map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str) -> AugmentationParams:
@@ -66,23 +73,33 @@ class AugmentationParams:
         Returns:
             float32 [N, 2, 3]: takes a patch point (x, y) to a point of the lesion's image.
         """
-        matrices: Tensor = torch.ops.lesionaug.patch_to_image(*self.sources(rois).tensors(), size, False)
+        sources = self.sources(rois)
+        matrices: Tensor = torch.ops.lesionaug.patch_to_image(*sources.tensors(), patch_size(size), False)
         return matrices
 
     def sources(self, rois: RoiBatch) -> Sources:
-        """The batch and these parameters as the arguments of an operator."""
+        """The batch and these parameters as the arguments of an operator; parameters have no gradients."""
+        if not isinstance(rois, RoiBatch):
+            raise TypeError(f"rois must be a RoiBatch, got {type(rois).__name__}")
         packed = rois.packed
+
+        def column(name: str, dtype: torch.dtype) -> Tensor:
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                return value.detach()
+            return to_tensor(value, name).to(device=rois.device, dtype=dtype)
+
         return Sources(
             pixels=packed.pixels,
             offsets=packed.offsets,
             sizes=packed.sizes,
-            image_index=self.roi,
-            flip=self.flip,
+            image_index=column("roi", torch.int64),
+            flip=column("flip", torch.uint8),
             centers=rois.centers,
             spacing=rois.spacing_mm,
-            angle=self.angle,
-            shift=self.shift,
-            side=self.side,
+            angle=column("angle", torch.float32),
+            shift=column("shift", torch.float32),
+            side=column("side", torch.float32),
         )
 
     def _map(self, change: Any) -> AugmentationParams:
@@ -131,8 +148,10 @@ class AugmentationPlan:
             if not least <= value <= most:
                 raise ValueError(f"{name} must lie in {least} .. {most}, got {value}")
         for name in ("max_angle_deg", "base_side", "shift_fraction", "max_shift_px", "scale_low", "scale_span"):
-            value = float(getattr(self, name))
-            if not 0 <= value < float("inf"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not 0 <= value < 1e30:
                 raise ValueError(f"{name} must be finite and not below 0, got {value}")
         if self.base_side == 0:
             raise ValueError("base_side must be above 0")
@@ -166,7 +185,7 @@ class AugmentationPlan:
         n = len(rois)
         index = None
         if indices is not None:
-            index = self._check_indices(to_tensor(indices, "indices"), n).to(rois.device)
+            index = self._check_indices(to_tensor(indices, "indices"), n, rois.device)
         m = len(self) if index is None else index.shape[-1]
         return self._draw(rois, seed, n * m, m, None, index, index is not None and index.ndim == 2)
 
@@ -178,9 +197,18 @@ class AugmentationPlan:
             roi: int64 [N], which lesion, 0 .. n - 1, on the batch's device.
             indices: int64 [N], which augmentation, 0 .. len(plan) - 1, on the batch's device.
             seed: 0 .. 2^64 - 1.
+
+        Raises:
+            ValueError: For wrong shapes, dtypes or devices, and on the CPU for values out of range; on CUDA those
+                give patches of NaN.
         """
         if roi.shape != indices.shape or roi.ndim != 1 or {roi.dtype, indices.dtype} != {torch.int64}:
             raise ValueError("roi and indices must both be int64 [N]")
+        if {roi.device, indices.device} != {rois.device}:
+            raise ValueError(f"roi and indices must be on the batch's device, {rois.device}")
+        if rois.device.type == "cpu":
+            _check_range(roi, "roi", len(rois))
+            _check_range(indices, "indices", len(self))
         return self._draw(rois, seed, len(roi), len(self), roi.contiguous(), indices.contiguous(), True)
 
     def order(self, rois: RoiBatch, seed: int = 0) -> Tensor:
@@ -196,16 +224,18 @@ class AugmentationPlan:
         words = philox(counters, seed)[:, 0].view(len(rois), len(self))
         return words.sort(dim=1, stable=True).indices
 
-    def _check_indices(self, index: Tensor, n: int) -> Tensor:
-        if index.is_floating_point() or index.dtype == torch.bool:
+    def _check_indices(self, index: Tensor, n: int, device: torch.device) -> Tensor:
+        if index.numel() and (index.is_floating_point() or index.dtype in (torch.bool, torch.uint64)):
             raise TypeError(f"indices must be integers, got {index.dtype}")
         if index.ndim not in (1, 2) or (index.ndim == 2 and index.shape[0] != n):
             raise ValueError(f"indices must have shape [m] or [{n}, m], got {list(index.shape)}")
-        if index.device.type == "cpu" and index.numel():
-            low, high = int(index.min()), int(index.max())
-            if low < 0 or high >= len(self):
-                raise ValueError(f"indices must lie in 0 .. {len(self) - 1}, got {low} .. {high}")
-        return index.to(torch.int64).contiguous()
+        index = index.to(torch.int64).contiguous()
+        moved = index.to(device)
+        for values in (index, moved):
+            if values.device.type == "cpu":
+                _check_range(values, "indices", len(self))
+                break
+        return moved
 
     def _draw(
         self,
@@ -232,6 +262,7 @@ class AugmentationPlan:
         backend.sample_plan(
             backend.module.PlanArgs(
                 seed=seed,
+                num_rois=len(rois),
                 num_rows=num_rows,
                 num_indices=num_indices,
                 lesion_keys=native.pointer(rois.lesion_keys),
@@ -257,6 +288,13 @@ class AugmentationPlan:
             )
         )
         return params
+
+
+def _check_range(values: Tensor, name: str, count: int) -> None:
+    if values.numel():
+        low, high = (int(bound) for bound in values.aminmax())
+        if low < 0 or high >= count:
+            raise ValueError(f"{name} must lie in 0 .. {count - 1}, got {low} .. {high}")
 
 
 def originals(rois: RoiBatch, base_side: float = AugmentationPlan.base_side) -> AugmentationParams:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lesionaug.augment.ops import Sampling, Sources  # importing registers the operators
+from lesionaug.augment.ops import MAX_SIZE, Sampling, Sources  # importing registers the operators
 from lesionaug.data.arrays import check_pixel_dtype, to_tensor
 from lesionaug.data.rois import PackedImages, RoiBatch
+
+LARGEST = 1e30  # of windows and fill values: its inverse and the width of a window still fit a float32
 
 
 def resample(
@@ -40,7 +42,7 @@ def resample(
         images: A list of 2-D arrays [height, width] of any sizes, a RoiBatch, or dense [N, C, H, W]; int16, uint8,
             uint16, float16, bfloat16, float32 or float64. Floating tensors may require gradients.
         matrices: float32 or float64 [N, 2, 3]: `patch_to_image`, takes a patch point to an image point.
-        size: Height and width of a patch, pixels.
+        size: Height and width of a patch, 1 .. 4096 pixels.
         image_index: Integer [N], the image of each patch; default 0 .. N - 1.
         window: (low, high) in source units: sources are clipped and scaled to (0, 1) before they are interpolated,
             the result is clamped to (0, 1) and mapped to `out_range`.
@@ -52,7 +54,7 @@ def resample(
         border: "reflect" (about the edge, as MATLAB), "replicate", "constant" (`fill`, in source units) or "renorm"
             (pixels outside are left out of the sums).
         fill: The constant border's value.
-        out: Where to write, contiguous [N, C, size, size]; saves the allocation.
+        out: Where to write, contiguous [N, C, size, size], not the memory of the images; saves the allocation.
         check: On a CUDA device, wait for the maps and raise as on the CPU. Without it a map that is not finite, an
             index out of range or a zoom beyond 256 gives a patch of NaN (0 for uint8), never a stray read.
 
@@ -63,6 +65,9 @@ def resample(
         TypeError: For dtypes outside the lists above.
         ValueError: For shapes, devices or options that do not fit, and on the CPU for maps that are not finite, indices
             out of range, or more than 256 source pixels per patch pixel.
+
+    On a CUDA device nothing waits for the GPU and nothing beyond the patches is allocated, as long as images, matrices
+    and image_index are tensors there (lists and arrays are copied over) and no gradient is asked for.
     """
     sources = _sources(images)
     device = sources.pixels.device
@@ -72,7 +77,7 @@ def resample(
     index = None
     if image_index is not None:
         index = to_tensor(image_index, "image_index")
-        if index.is_floating_point() or index.dtype == torch.bool:
+        if index.numel() and (index.is_floating_point() or index.dtype in (torch.bool, torch.uint64)):
             raise TypeError(f"image_index must be integers, got {index.dtype}")
         index = index.to(torch.int64)
     if not isinstance(matrices, Tensor):
@@ -111,7 +116,14 @@ def execute(
 ) -> Tensor:
     """Check the options and make the one native call; shared by `resample` and `augment`."""
     if out is not None:
+        if not isinstance(out, Tensor):
+            raise TypeError(f"out must be a torch tensor, got {type(out).__name__}")
+        if out.requires_grad:
+            raise ValueError("out requires gradients, which writing into it would lose: detach it")
         dtype = out.dtype
+    if not isinstance(check, bool):
+        raise TypeError(f"check must be True or False, got {check!r}")
+    size = patch_size(size)
     sampling = _sampling(window, out_range, dtype, a, antialias, border, fill)
     differentiable = sources.pixels.requires_grad and torch.is_grad_enabled()
     if differentiable and (out is not None or not dtype.is_floating_point):
@@ -147,6 +159,21 @@ def _windowed_with_gradient(sources: Sources, size: int, s: Sampling, dtype: tor
     return (s.out_range[0] + patches.clamp(0, 1) * (s.out_range[1] - s.out_range[0])).to(dtype)
 
 
+def whole_number(value: Any, name: str) -> int:
+    """Return `value` when it is a whole number, else raise TypeError."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt, np.integer)):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    return value  # type: ignore[return-value]
+
+
+def patch_size(value: Any) -> int:
+    """Return `value` when it can be the size of a patch, else raise TypeError or ValueError."""
+    size = whole_number(value, "size")
+    if not 1 <= size <= MAX_SIZE:
+        raise ValueError(f"size must lie in 1 .. {MAX_SIZE} pixels, got {size}")
+    return size
+
+
 def _sampling(
     window: tuple[float, float] | None,
     out_range: tuple[float, float] | None,
@@ -156,30 +183,41 @@ def _sampling(
     border: str,
     fill: float,
 ) -> Sampling:
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype such as torch.float32, got {dtype!r}")
+    if not isinstance(antialias, bool):
+        raise TypeError(f"antialias must be True or False, got {antialias!r}")
+    if not isinstance(border, str):
+        raise TypeError(f"border must be a string, got {border!r}")
+    a, fill = _number(a, "a"), _number(fill, "fill")
     if not -1 <= a <= 0:
         raise ValueError(f"a must lie in -1 .. 0 (-0.5: MATLAB and Pillow, -0.75: OpenCV and grid_sample), got {a}")
-    if not math.isfinite(fill):
-        raise ValueError(f"fill must be finite, got {fill}")
-    default = (0.0, 255.0) if dtype == torch.uint8 else (0.0, 1.0)
     if window is None:
         if out_range is not None:
             raise ValueError("out_range maps a window's (0, 1); give window=(low, high) too, or leave out_range out")
         return Sampling(antialias, border, a, fill)
     low, high = _pair(window, "window")
-    if not low < high:
+    if not high - low > 1 / LARGEST:
         raise ValueError(f"window must be (low, high) with low < high, got ({low}, {high})")
+    default = (0.0, 255.0) if dtype == torch.uint8 else (0.0, 1.0)
     limits = default if out_range is None else _pair(out_range, "out_range")
     return Sampling(antialias, border, a, fill, (low, high), limits)
 
 
 def _pair(values: Any, name: str) -> tuple[float, float]:
     try:
-        low, high = (float(value) for value in values)
+        low, high = values
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be a pair of numbers, got {values!r}") from None
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{name} must be finite, got ({low}, {high})")
-    return low, high
+    return _number(low, name), _number(high, name)
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat, np.number)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not -LARGEST <= value <= LARGEST:  # also refuses NaN, and needs no function that torch.compile cannot trace
+        raise ValueError(f"{name} must be finite and within -1e30 .. 1e30, got {value}")
+    return float(value)
 
 
 def _sources(images: Tensor | RoiBatch | Sequence[Any]) -> Sources:

@@ -18,6 +18,7 @@ PIXEL_DTYPES = (
     torch.float32,
     torch.float64,
 )
+MAX_LENGTH = 2**29  # rows or columns of an image: twice as much must fit an int32 in the kernels
 
 
 def to_tensor(value: Any, name: str) -> Tensor:
@@ -30,10 +31,12 @@ def to_tensor(value: Any, name: str) -> Tensor:
     Raises:
         TypeError: When `value` is nothing that holds numbers.
     """
+    if hasattr(value, "__dlpack__") and not isinstance(value, (Tensor, np.ndarray)):
+        value = from_dlpack(value)
     if isinstance(value, Tensor):
+        if value.is_complex():
+            raise TypeError(f"{name} must be real numbers, got {value.dtype}")
         return value
-    if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
-        return from_dlpack(value)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
@@ -41,8 +44,9 @@ def to_tensor(value: Any, name: str) -> Tensor:
     if array.dtype.kind not in "buif":
         raise TypeError(f"{name} must be an array of numbers (torch, NumPy or DLPack), got {_kind(value)}")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch knows the machine's byte order only
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()  # torch has neither read-only tensors nor negative strides
+    odd = any(stride < 0 or stride % array.itemsize for stride in array.strides)
+    if not array.flags.writeable or not array.flags.aligned or odd:
+        array = array.copy()  # torch has neither read-only tensors nor negative or broken strides
     try:
         return torch.from_numpy(array)
     except TypeError as error:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesionaug.data.arrays import check_pixel_dtype, to_tensor
+from lesionaug.data.arrays import MAX_LENGTH, check_pixel_dtype, to_tensor
 
 # W400 L40, the abdomen window most public liver-CT work clips to: cyst, metastasis, enhanced liver and vessels all
 # lie inside it. The paper gives no window, so every artefact records the one it used.
@@ -47,8 +47,10 @@ class PackedImages:
         """Pack 2-D tensors of one dtype and device; gradients flow back to them."""
         layout = []
         offset = 0
-        for image in images:
+        for i, image in enumerate(images):
             height, width = image.shape
+            if max(height, width) > MAX_LENGTH:
+                raise ValueError(f"images[{i}] has {height} x {width} pixels; at most {MAX_LENGTH} rows or columns")
             layout.append((offset, height, width))
             offset += height * width
         table = torch.tensor(layout, dtype=torch.int64)
@@ -253,7 +255,8 @@ class RoiBatch:
         )
 
     def to(self, device: torch.device | str) -> RoiBatch:
-        """The same batch on another device (or itself, where it is there already)."""
+        """The same batch on another device."""
+        device = torch.device(device)
         return replace(
             self,
             packed=self.packed.to(device),
@@ -292,11 +295,12 @@ def _matrix(value: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype, d
     tensor = to_tensor(value, name)
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}")
-    if dtype == torch.int64 and tensor.is_floating_point():
+    if dtype == torch.int64 and (tensor.is_floating_point() or tensor.dtype in (torch.bool, torch.uint64)):
         raise TypeError(f"{name} must be integers, got {tensor.dtype}")
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} holds NaN or infinity; every value must be finite")
-    return tensor.detach().to(device=device, dtype=dtype, copy=True)
+    result = tensor.detach().to(device=device, dtype=dtype, copy=True)
+    if result.is_floating_point() and not bool(torch.isfinite(result).all()):
+        raise ValueError(f"{name} holds NaN, infinity or more than {dtype} can hold; every value must be finite")
+    return result
 
 
 def _ids(ids: Sequence[str] | None, name: str, n: int) -> tuple[str, ...]:
@@ -313,6 +317,8 @@ def _labels(labels: Any, classes: Sequence[str] | None, n: int) -> tuple[Tensor,
         raise ValueError(f"classes must be distinct, non-empty strings, got {list(names)}")
     if labels is None:
         return torch.full((n,), UNLABELLED, dtype=torch.int64), names or ()
+    if isinstance(labels, np.ndarray) and labels.dtype.kind in "UO":
+        labels = labels.tolist()
     if isinstance(labels, (list, tuple)) and labels and all(isinstance(label, str) for label in labels):
         names = names if names is not None else tuple(sorted(set(labels)))
         unknown = sorted(set(labels) - set(names))
@@ -340,6 +346,8 @@ def _pack_masks(masks: Sequence[Any] | None, packed: PackedImages, device: torch
     for i, (tensor, (_, height, width)) in enumerate(zip(tensors, packed.layout, strict=True)):
         if tuple(tensor.shape) != (height, width):
             raise ValueError(f"masks[{i}] must be as large as its image, [{height}, {width}], got {list(tensor.shape)}")
+        if tensor.is_floating_point():
+            raise TypeError(f"masks[{i}] must be boolean or integer, got {tensor.dtype}")
     return torch.cat([tensor.to(device=device, dtype=torch.bool).reshape(-1) for tensor in tensors])
 
 
