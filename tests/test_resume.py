@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -94,3 +95,37 @@ def test_killed_three_times(store: Path, tmp_path: Path) -> None:
     assert len(predictions(whole)) == 2 * 2 * 3
     assert predictions(run_dir) == predictions(whole)
     assert not list(run_dir.rglob("*.tmp"))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
+def test_killed_twenty_times_at_random_moments(store: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    run_experiment(store, whole, CONFIG, workers=1)
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    moments = random.Random(2018)
+    kills, finished = 0, 0
+    while kills < 20:
+        run_dir = tmp_path / f"run{finished}"
+        with subprocess.Popen([sys.executable, script, store, run_dir]) as child:
+            try:
+                child.wait(timeout=moments.uniform(0.5, 6.0))
+            except subprocess.TimeoutExpired:
+                family = children_of(child.pid)
+                child.kill()
+                child.wait()
+                kills += 1
+                deadline = time.monotonic() + 20
+                while not all(gone(pid) for pid in family):
+                    assert time.monotonic() < deadline, "a worker outlived its run"
+                    time.sleep(0.05)
+                continue
+        assert child.returncode == 0
+        assert predictions(run_dir) == predictions(whole)
+        finished += 1
+    run_dir = tmp_path / f"run{finished}"
+    assert subprocess.run([sys.executable, script, store, run_dir], check=False).returncode == 0
+    assert predictions(run_dir) == predictions(whole)
+    assert not list(tmp_path.rglob("*.tmp"))
