@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import subprocess
@@ -13,6 +14,7 @@ from lesionaug import __version__, cli
 from lesionaug.cli import main
 from lesionaug.cli.progress import progress
 from lesionaug.errors import ConfigError, DataError, EnvironmentProblem, TaskFailed
+from tests.conftest import REPOSITORY
 
 
 def lesionaug(*arguments, cwd):
@@ -48,6 +50,61 @@ def test_the_demo_goes_from_phantom_to_report_and_again_from_where_it_stood(tmp_
     assert other.stderr.startswith("error: out: holds a demo of another phantom")
     for path in (tmp_path / "out" / "run").rglob("*.json"):  # what a run says of itself names no place
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
+
+
+def test_the_augmentations_of_one_split_of_a_run(tmp_path):
+    small = ("demo", "out", "--preset", "tiny", "--lesions", "4", "4", "4", "--workers", "1")
+    assert lesionaug(*small, cwd=tmp_path).returncode == 0
+    done = lesionaug(
+        *("augment", "out/rois", "fold", "--per-lesion", "2", "--run", "out/run", "--split", "1"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    folds = json.loads((tmp_path / "out/run/folds.json").read_text())["lesions"]
+    manifest = (tmp_path / "fold" / "manifest.json").read_text()
+    for lesion in folds:
+        assert (lesion["lesion_id"] in manifest) == (lesion["fold"] != 1)
+    alone = lesionaug("augment", "out/rois", "fold2", "--split", "1", cwd=tmp_path)
+    assert alone.returncode == 2
+    beyond = lesionaug("augment", "out/rois", "fold2", "--run", "out/run", "--split", "3", cwd=tmp_path)
+    assert beyond.returncode == 2
+    assert "0 .. 2" in beyond.stderr
+
+
+def test_the_demo_does_not_write_into_a_folder_of_something_else(tmp_path, capsys):
+    (tmp_path / "rois").mkdir()
+    (tmp_path / "rois" / "manifest.json").write_text("{}")
+    code, _, err = run(["demo", str(tmp_path / "rois"), "--preset", "tiny"], capsys)
+    assert code == 2
+    assert "no demo's folder" in err
+    assert [p.name for p in (tmp_path / "rois").iterdir()] == ["manifest.json"]
+    code, _, err = run(["demo", str(tmp_path / "rois" / "manifest.json")], capsys)
+    assert code == 2
+
+
+def test_a_full_or_forbidden_disk_is_one_line(monkeypatch, capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device", "rois/pixels.safetensors")
+
+    monkeypatch.setattr(cli, "build_app", full)
+    code, _, err = run([], capsys)
+    assert code == 4
+    assert err == "error: rois/pixels.safetensors: No space left on device; what was finished is kept\n"
+
+
+def test_options_have_no_generated_opposites(capsys):
+    for command in ("augment", "run", "demo", "phantom"):
+        out = run([command, "--help"], capsys)[1]
+        assert "--empty" not in out
+        assert "--no-" not in out
+
+
+def test_the_readmes_python_example_runs():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    code = text.split("```python")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(tuple(x.shape))"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "(64, 1, 64, 64)\n", done.stderr
 
 
 def run(arguments, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from lesionaug.errors import EnvironmentProblem, LesionaugError
 if TYPE_CHECKING:
     import cyclopts
 
+# Full or read-only disks, quotas and permissions: nothing the program can mend.
+_MACHINE_SAYS_NO = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
@@ -28,6 +31,7 @@ def build_app() -> cyclopts.App:
     app = cyclopts.App(
         name="lesionaug",
         version=__version__,
+        default_parameter=cyclopts.Parameter(negative=()),  # no --empty-... or --no-... beside every option
         help="Augment lesion ROIs and carry out the experiment of Frid-Adar et al. 2018, from CT slices to a report.",
     )
     for module in (demo, phantom, data, augment, run, report, doctor):
@@ -53,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # e.g. `lesionaug status RUN | head`
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _MACHINE_SAYS_NO:
+            raise
+        _fail(
+            f"{error.filename or 'writing'}: {error.strerror}; what was finished is kept", EnvironmentProblem.exit_code
+        )
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -10,6 +10,8 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from cyclopts import App
 
+    from lesionaug.data.rois import RoiBatch
+
 _Window = Annotated[tuple[float, float] | None, Parameter(allow_leading_hyphen=True)]
 _Flag = Annotated[bool, Parameter(negative=())]
 
@@ -25,6 +27,8 @@ def augment(
     size: int = 64,
     window: _Window = None,
     dtype: Literal["float32", "float16", "uint8"] = "float32",
+    run: Path | None = None,
+    split: int | None = None,
 ) -> None:
     """Write the classic augmentations of a ROI store, or draw them as a contact sheet.
 
@@ -40,19 +44,26 @@ def augment(
         size: Pixels per side of a patch.
         window: LOW HIGH, the HU that become black and white; -160 240 by default.
         dtype: Type of the patches.
+        run: With --split: a run of this store, whose folds are used.
+        split: Take the training lesions of this split only, as the run's models do.
     """
     from lesionaug.augment.plan import AugmentationPlan
     from lesionaug.cli.progress import progress
     from lesionaug.data.rois import DEFAULT_WINDOW_HU
     from lesionaug.data.store import load_rois, manifest_sha256
+    from lesionaug.errors import ConfigError
 
     window = DEFAULT_WINDOW_HU if window is None else window
+    if (run is None) != (split is None):
+        raise ConfigError("--run, --split", "one was given without the other", "Give both, or neither for all lesions.")
     if sheet:
         _write_sheet(rois, out, per_lesion, seed, size, window)
         return
     from lesionaug.augment.export import export_augmentations
 
     batch = load_rois(rois)
+    if run is not None and split is not None:
+        batch = _training_lesions(batch, run, split)
     with progress("Augmenting") as step:
         manifest = export_augmentations(
             batch,
@@ -63,13 +74,30 @@ def augment(
             size=size,
             window=window,
             dtype=dtype,
-            source={"manifest_sha256": manifest_sha256(rois)},
+            source={"manifest_sha256": manifest_sha256(rois)} | ({} if split is None else {"split": split}),
             progress=step,
         )
     print(
         f"{out}: {manifest['num_patches']:,} patches of {len(batch)} lesions ({batch.kind} data), "
         f"{1 + manifest['per_lesion']} per lesion, in {len(manifest['files'])} files"
     )
+
+
+def _training_lesions(batch: RoiBatch, run: Path, split: int) -> RoiBatch:
+    """The lesions that the models of one split of a run are trained on."""
+    from lesionaug.data.folds import load_folds
+    from lesionaug.errors import ConfigError
+
+    folds = load_folds(run / "folds.json")
+    if not 0 <= split < folds.num_folds:
+        raise ConfigError("--split", f"the run has the splits 0 .. {folds.num_folds - 1}, not {split}", "Choose one.")
+    ids = folds.train_ids(split)
+    missing = set(ids) - set(batch.lesion_ids)
+    if missing:
+        raise ConfigError(
+            "--run", f"its folds hold {len(missing)} lesions that the ROI store does not", "Name the run's own store."
+        )
+    return batch[[batch.lesion_ids.index(lesion_id) for lesion_id in ids]]
 
 
 def _write_sheet(

@@ -137,6 +137,7 @@ def _print_findings(findings: Sequence[Finding], stream: object, most: int | Non
 def _print_report(report: ImportReport, options: ImportOptions) -> None:
     """What was imported, as a table of classes and where to look."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     kind = "phantom (synthetic) " if report.kind == "phantom" else ""
@@ -145,7 +146,7 @@ def _print_report(report: ImportReport, options: ImportOptions) -> None:
     table.add_column("lesions", justify="right")
     table.add_column("patients", justify="right")
     for name, (lesions, patients) in report.class_counts.items():
-        table.add_row(name or "unlabelled", str(lesions), str(patients))
+        table.add_row(escape(name) or "unlabelled", str(lesions), str(patients))
     Console(file=sys.stdout, soft_wrap=True).print(table)
     if report.num_skipped:
         print(f"not taken: {report.num_skipped} margins, with reasons in {report.report}")

@@ -39,11 +39,14 @@ def demo(
     from lesionaug.cli.progress import progress
     from lesionaug.data.importer import import_source
     from lesionaug.data.phantom import write_phantom
+    from lesionaug.errors import ConfigError
     from lesionaug.experiment.config import preset as preset_config
     from lesionaug.experiment.report import write_report
     from lesionaug.experiment.run import run_experiment
 
     phantom, store, run = out / "phantom", out / "rois", out / "run"
+    if out.exists() and not (out / "demo.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(str(out), "exists and is no demo's folder", "Name a new or an empty folder.")
     out.mkdir(parents=True, exist_ok=True)
     _settle(out / "demo.json", {"lesions": list(lesions), "seed": seed})
     if not phantom.exists() and not store.exists():

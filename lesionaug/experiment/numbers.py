@@ -151,15 +151,20 @@ def _count_data(values: dict[str, Number], results: RunResults, classes: Sequenc
     values["data.patients"] = len({lesion.patient_id for lesion in lesions})
     for name in classes:
         members = [lesion for lesion in lesions if lesion.label == name]
-        values[f"data.class.{name}.lesions"] = len(members)
-        values[f"data.class.{name}.patients"] = len({lesion.patient_id for lesion in members})
+        values[f"data.class.{key_part(name)}.lesions"] = len(members)
+        values[f"data.class.{key_part(name)}.patients"] = len({lesion.patient_id for lesion in members})
     for fold in range(results.folds.num_folds):
         members = [lesion for lesion in lesions if lesion.fold == fold]
         counts = Counter(lesion.label for lesion in members)
         values[f"fold.{fold}.lesions"] = len(members)
         values[f"fold.{fold}.patients"] = len({lesion.patient_id for lesion in members})
         for name in classes:
-            values[f"fold.{fold}.class.{name}"] = counts[name]
+            values[f"fold.{fold}.class.{key_part(name)}"] = counts[name]
+
+
+def key_part(name: str) -> str:
+    """A class name as one part of a key: a dot in it must not look like the dot between two parts."""
+    return name.replace("~", "~0").replace(".", "~1")
 
 
 def _count_group(values: dict[str, Number], group: Group, classes: Sequence[str]) -> None:
@@ -200,12 +205,12 @@ def _count_group(values: dict[str, Number], group: Group, classes: Sequence[str]
     for i, true in enumerate(classes):
         for j, predicted in enumerate(classes):
             count = int(group.confusion[i, j]) / repeats
-            values[f"{key}.confusion.{true}.{predicted}"] = count
-            values[f"{key}.confusion_share.{true}.{predicted}"] = _ratio(count, int(positives[i]))
-        _rate(values, f"{key}.sensitivity.{true}", float(summary.sensitivity[i]), int(positives[i]))
+            values[f"{key}.confusion.{key_part(true)}.{key_part(predicted)}"] = count
+            values[f"{key}.confusion_share.{key_part(true)}.{key_part(predicted)}"] = _ratio(count, int(positives[i]))
+        _rate(values, f"{key}.sensitivity.{key_part(true)}", float(summary.sensitivity[i]), int(positives[i]))
         _rate(
             values,
-            f"{key}.specificity.{true}",
+            f"{key}.specificity.{key_part(true)}",
             float(summary.specificity[i]),
             int(positives.sum() - positives[i]),
         )

@@ -32,7 +32,7 @@ from lesionaug.experiment.figures import (
     figure_svg,
     learning_figure,
 )
-from lesionaug.experiment.numbers import Group, Number, ReportNumbers, collect_numbers
+from lesionaug.experiment.numbers import Group, Number, ReportNumbers, collect_numbers, key_part
 from lesionaug.experiment.pictures import read_pictures, write_pictures
 from lesionaug.experiment.readings import readings, show_value
 from lesionaug.experiment.results import RunResults, load_run
@@ -142,6 +142,7 @@ def render(results: RunResults, numbers: ReportNumbers, figures: dict[str, Figur
         return Markup('<span data-key="{}">{}</span>').format(key, text)
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["part"] = key_part
     template = environment.from_string(
         resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     )
@@ -211,7 +212,11 @@ def _facts(results: RunResults) -> list[tuple[str, str]]:
         ("command", f"lesionaug {info.get('command', '')}".strip()),
     ]
     facts += [(f"machine: {name}", str(value)) for name, value in sorted(info.get("machine", {}).items())]
-    facts += [(f"version: {name}", str(value)) for name, value in sorted(info.get("versions", {}).items())]
+    versions: dict[str, set[str]] = {name: {str(value)} for name, value in info.get("versions", {}).items()}
+    for task in results.tasks:  # a run that was resumed elsewhere shows it
+        for name, value in task.info.get("versions", {}).items():
+            versions.setdefault(name, set()).add(str(value))
+    facts += [(f"version: {name}", ", ".join(sorted(found))) for name, found in sorted(versions.items())]
     return facts
 
 
@@ -330,7 +335,8 @@ def _group_accuracy(group: Group, numbers: ReportNumbers) -> GroupAccuracy:
 def _panel(group: Group, numbers: ReportNumbers) -> ConfusionPanel:
     values = numbers.values
     counts = [
-        [values[f"{group.key}.confusion.{true}.{guess}"] for guess in numbers.classes] for true in numbers.classes
+        [values[f"{group.key}.confusion.{key_part(true)}.{key_part(guess)}"] for guess in numbers.classes]
+        for true in numbers.classes
     ]
     share = (
         f"{format_number(values[f'{group.key}.correct'], 'count')}/{format_number(values[f'{group.key}.total'], 'int')}"
@@ -417,7 +423,10 @@ def _write_tables(numbers: ReportNumbers, folder: Path) -> None:
         ["group_size", "true", "predicted", "count_mean_over_seeds", "share_of_true"],
         (
             [group.size, true, guess]
-            + [values[f"{group.key}.{name}.{true}.{guess}"] for name in ("confusion", "confusion_share")]
+            + [
+                values[f"{group.key}.{name}.{key_part(true)}.{key_part(guess)}"]
+                for name in ("confusion", "confusion_share")
+            ]
             for group in shown
             for true in numbers.classes
             for guess in numbers.classes
@@ -428,7 +437,7 @@ def _write_tables(numbers: ReportNumbers, folder: Path) -> None:
         ["group_size", "class", "measure", "value", "wilson_low", "wilson_high"],
         (
             [group.size, name, measure]
-            + [values[f"{group.key}.{measure}.{name}{end}"] for end in ("", ".low", ".high")]
+            + [values[f"{group.key}.{measure}.{key_part(name)}{end}"] for end in ("", ".low", ".high")]
             for group in shown
             for name in numbers.classes
             for measure in ("sensitivity", "specificity")
