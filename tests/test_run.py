@@ -280,6 +280,18 @@ def test_a_task_that_fails_is_named_and_the_rest_stays(store: Path, tmp_path: Pa
         assert not list((tmp_path / f"{workers}" / "models").iterdir())
 
 
+def test_predictions_that_are_not_finite_are_never_committed(store: Path, tmp_path: Path) -> None:
+    """The only step's loss is finite: what it did shows in the parameters or the predictions alone."""
+    tiny = preset("tiny")
+    broken = tiny.model_copy(
+        update={"classifier": tiny.classifier.model_copy(update={"learning_rate": 1e38, "steps": 1})}
+    )
+    for workers in (1, 2):
+        with pytest.raises(DataError, match=r"classifier\.learning_rate: .* no longer finite after 1 steps"):
+            run_experiment(store, tmp_path / f"{workers}", broken, workers=workers)
+        assert not list((tmp_path / f"{workers}" / "models").iterdir())
+
+
 def test_a_killed_worker_is_one_clear_error(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = workers_module._start
 

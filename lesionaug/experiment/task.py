@@ -20,7 +20,7 @@ from lesionaug.errors import DataError
 from lesionaug.experiment.config import RunConfig
 from lesionaug.experiment.groups import ClassicPool, build_pool, classic_groups
 from lesionaug.experiment.results import TASK_SCHEMA, Predictions, config_sha256, load_config, task_name
-from lesionaug.training.classifier import Progress, predict_probabilities, save_classifier, train_classifier
+from lesionaug.training.classifier import Progress, diverged, predict_probabilities, save_classifier, train_classifier
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class TaskRunner:
             before_commit: Called when all is ready; what it raises prevents the commit.
 
         Raises:
-            DataError: A patient of the test fold is among the training lesions.
+            DataError: A patient of the test fold is among the training lesions, or the learning rate is too large.
         """
         started = time.monotonic()
         config, split = self._config, task.split
@@ -130,6 +130,8 @@ class TaskRunner:
             progress=progress,
         )
         probabilities = predict_probabilities(trained, self._build_pool(test, 0).group(0)[0])
+        if not bool(probabilities.isfinite().all()):  # parameters can be finite and too large for the logits
+            raise diverged("predicted probability", config.classifier, trained.num_steps)
         predictions = Predictions(
             classes=self._rois.classes,
             lesion_ids=test.lesion_ids,

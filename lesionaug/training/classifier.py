@@ -107,7 +107,7 @@ def train_classifier(
         progress: Called as (steps done, steps in all, text) after every step.
 
     Raises:
-        DataError: Images that are not finite or outside (0, 1), labels out of range.
+        DataError: Images that are not finite or outside (0, 1), labels out of range, a rate that is too large.
         ValueError: Shapes or types.
     """
     cnn = cnn or CnnConfig()
@@ -145,13 +145,19 @@ def train_classifier(
                 if progress is not None:
                     progress(done, total, f"epoch {epoch}")
             history.append(Epoch(epoch, float(loss_sum) / seen, int(correct) / seen))
-    if not math.isfinite(history[-1].loss):
-        raise DataError(
-            "classifier.learning_rate",
-            f"the training loss is no longer finite after {done} steps at rate {config.learning_rate}",
-            "Use a smaller rate",
-        )
+    # The loss is taken before its step, so the last step shows in the parameters alone.
+    if not (math.isfinite(history[-1].loss) and all(bool(p.isfinite().all()) for p in model.parameters())):
+        raise diverged("training loss", config, done)
     return TrainedClassifier(model.eval(), mean, tuple(history), done)
+
+
+def diverged(what: str, config: ClassifierConfig, num_steps: int) -> DataError:
+    """Make the error of a training whose `what` overflowed."""
+    return DataError(
+        "classifier.learning_rate",
+        f"the {what} is no longer finite after {num_steps} steps at rate {config.learning_rate}",
+        "Use a smaller rate",
+    )
 
 
 @torch.no_grad()
