@@ -163,6 +163,14 @@ def test_label_map_mistakes(cohort, tmp_path, written):
         check_source(cohort, ImportOptions(label_map=("a=b",), labels=tmp_path / "x"))
 
 
+def test_patterns_that_contradict_each_other_are_the_users_mistake_for_structure_sets_too(cohort, tmp_path):
+    options = ImportOptions(label_map=("cy*=cyst", "*st*=metastasis", "met*=metastasis"))
+    with pytest.raises(ConfigError, match="--label-map"):
+        check_source(cohort, options)
+    with pytest.raises(ConfigError, match="--label-map"):
+        import_source(cohort, tmp_path / "rois", options)
+
+
 def test_one_bad_file_hides_nothing_and_blocks_the_import(cohort, tmp_path):
     (cohort / "a" / "0.dcm").write_bytes((cohort / "a" / "0.dcm").read_bytes()[:-500])
     (cohort / "b" / "2.dcm").write_bytes(b"not dicom")

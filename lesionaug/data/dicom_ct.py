@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lesionaug.data.slices import HuArray, Plane, Reorientation, Slice, SourceFile, clip_hu, face_left_posterior
-from lesionaug.errors import DataError
+from lesionaug.errors import DataError, LesionaugError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -75,7 +75,7 @@ def reading(where: str) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except DataError:
+        except LesionaugError:
             raise
         except RecursionError as error:
             raise DataError(where, "sequences are nested deeper than any real file's", _EXPORT_AGAIN) from error
