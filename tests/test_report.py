@@ -545,6 +545,30 @@ def test_other_classes_than_the_papers(tmp_path: Path) -> None:
     assert "not in the paper" in "".join(page.words)
 
 
+def test_class_names_with_dots_keep_their_numbers_apart(tmp_path: Path) -> None:
+    classes = ("1", "1.1", "x.low")
+    write_report(write_run(tmp_path / "run", classes=classes))
+    numbers = json.loads((tmp_path / "run" / "report" / "numbers.json").read_text())
+    values = numbers["numbers"]
+    assert numbers["kind"] == "phantom"
+    with (tmp_path / "run" / "report" / "tables" / "confusion.csv").open() as stream:
+        table = {
+            (r["group_size"], r["true"], r["predicted"]): float(r["count_mean_over_seeds"])
+            for r in csv.DictReader(stream)
+        }
+    expected: Counter[tuple[str, str, str]] = Counter()
+    for path in (tmp_path / "run" / "models").glob("*/predictions.csv"):
+        size = str(int(path.parent.name.split("-")[2]))
+        with path.open() as stream:
+            for row in csv.DictReader(stream):
+                expected[size, row["label"], row["predicted"]] += 1
+    assert {key: count for key, count in table.items() if count} == dict(expected)
+    for path in (tmp_path / "run" / "report" / "tables").glob("*.csv"):
+        with path.open() as stream:
+            assert {row["data"] for row in csv.DictReader(stream)} == {"Phantom data: synthetic, not patients"}, path
+    assert sum(key.startswith("classic.0.confusion.") for key in values) == 9
+
+
 def test_a_damaged_run_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises((DataError, ConfigError)):
         write_report(tmp_path)

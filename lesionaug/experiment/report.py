@@ -98,7 +98,7 @@ def write_report(
     for name in ("figures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     figures = _write_figures(results, numbers, folder / "figures")
-    _write_tables(numbers, folder / "tables")
+    _write_tables(numbers, folder / "tables", results.kind)
     write_json_atomic(folder / "numbers.json", {"schema": 1, "kind": results.kind, "numbers": numbers.values})
     step(4)
     write_text_atomic(run / "report.html", render(results, numbers, figures))
@@ -379,9 +379,13 @@ def _learning_curves(results: RunResults) -> tuple[dict[int, list[LearningCurve]
     return curves, "optimiser step" if by_steps else "epoch"
 
 
-def _write_tables(numbers: ReportNumbers, folder: Path) -> None:
-    """The report's tables as CSV: fractions as fractions, every digit, one header line."""
+def _write_tables(numbers: ReportNumbers, folder: Path, kind: str) -> None:
+    """The report's tables as CSV: fractions as fractions, every digit; each row says what data it is of."""
     values = numbers.values
+
+    def write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        _write_csv(path, [*header, "data"], ([*row, banner(kind)] for row in rows))
+
     group_names = (
         "correct", "total", "accuracy", "accuracy.low", "accuracy.high",
         "weighted_sensitivity", "weighted_specificity", "macro_sensitivity", "macro_specificity",
@@ -403,9 +407,9 @@ def _write_tables(numbers: ReportNumbers, folder: Path) -> None:
         *(f"{name}_{end}" for name in spans for end in ("min", "max")),
         *(name.replace(".", "_") for name in group_names), "paper_correct_private_data", "paper_total",
     ]  # fmt: skip
-    _write_csv(folder / "groups.csv", header, rows)
+    write(folder / "groups.csv", header, rows)
     shown = numbers.shown_groups
-    _write_csv(
+    write(
         folder / "folds.csv",
         ["group_size", "seed", "fold", "correct", "total", "accuracy"],
         (
@@ -418,7 +422,7 @@ def _write_tables(numbers: ReportNumbers, folder: Path) -> None:
             for task in group.tasks
         ),
     )
-    _write_csv(
+    write(
         folder / "confusion.csv",
         ["group_size", "true", "predicted", "count_mean_over_seeds", "share_of_true"],
         (
@@ -432,7 +436,7 @@ def _write_tables(numbers: ReportNumbers, folder: Path) -> None:
             for guess in numbers.classes
         ),
     )
-    _write_csv(
+    write(
         folder / "measures.csv",
         ["group_size", "class", "measure", "value", "wilson_low", "wilson_high"],
         (
@@ -444,7 +448,7 @@ def _write_tables(numbers: ReportNumbers, folder: Path) -> None:
         ),
     )
     task_names = ("num_train_lesions", "num_train_images", "epochs", "steps", "seconds", "correct", "total")
-    _write_csv(
+    write(
         folder / "models.csv",
         ["model", "group_size", "split", "seed", *task_names],
         (
