@@ -94,12 +94,41 @@ def test_contours_of_slices_that_are_missing_are_counted_and_do_not_land_on_neig
     assert not errors(findings)
 
 
-def test_dense_contours_between_slices_are_not_drawn_twice(tmp_path):
+@pytest.mark.parametrize(
+    ("z_disc", "z_hole"), [(5.0, 5.3), (5.3, 5.6), (5.3, 5.0), (4.0, 6.0), (5.0, 5.05), (3.0, 7.3)]
+)
+@pytest.mark.parametrize("referenced", [False, True])
+def test_contours_of_one_slice_at_several_depths_all_belong_to_it(tmp_path, z_disc, z_hole, referenced):
+    slices = series(tmp_path)
+    uid = slices[1].SOPInstanceUID if referenced else None
+    drawn = [contour(circle_mm(30, 25, r, z, points=2000), reference=uid) for r, z in ((12.2, z_disc), (5.4, z_hole))]
+    (margin,), findings = margins(tmp_path, {1: ("a", drawn)})
+    (entry,) = margin.slices
+    assert entry.slice.source.name == "1.dcm"
+    assert np.array_equal(entry.mask, disc(HEIGHT, WIDTH, 30.5, 25.5, 12.2) ^ disc(HEIGHT, WIDTH, 30.5, 25.5, 5.4))
+    assert margin.parts_missing == 0
+    assert [f.severity for f in findings] == (["warning"] if abs(z_disc - z_hole) > 0.1 else [])
+
+
+def test_contours_denser_than_the_slices_are_never_dropped_silently(tmp_path):
     series(tmp_path)
     contours = [contour(circle_mm(30, 25, 9, z)) for z in (5.0, 6.0, 7.0)]  # planned at 1 mm, imaged at 5 mm
-    (margin,), _ = margins(tmp_path, {1: ("a", contours)})
-    assert margin.parts_missing == 2
+    (margin,), findings = margins(tmp_path, {1: ("a", contours)})
+    assert margin.parts_missing == 0
+    assert "2.00 mm apart in depth" in findings[0].rule
     assert np.array_equal(margin.slices[0].mask, margins(tmp_path, {1: ("a", contours[:1])})[0][0].slices[0].mask)
+
+
+@pytest.mark.parametrize("thickness", [None, 0.0])
+def test_where_no_slice_states_its_step_the_contours_tell_it(tmp_path, thickness):
+    for n in range(2):  # every fourth slice of a series with 5 mm steps
+        ds = ct_dataset(hu_picture(n), z=20.0 * n)
+        ds.SliceThickness = thickness
+        write(ds, tmp_path / f"{n}.dcm")
+    contours = [contour(circle_mm(30, 25, 5 + z / 5, z)) for z in np.arange(0, 25, 5.0)]
+    (margin,), findings = margins(tmp_path, {1: ("a", contours)})
+    assert margin.parts_missing == 3
+    assert not findings
 
 
 def test_a_reference_by_uid_wins_over_another_frame_with_a_warning(tmp_path):

@@ -45,9 +45,8 @@ def read_rtstruct(
     """The margins of a structure set, one for each ROI (by ROINumber: names repeat) that has a slice here.
 
     A contour belongs to the slice that it references by SOP instance UID; else to the nearest slice of its frame of
-    reference when that is less than half a slice step away, the step being the smallest of: the gap between slices
-    present, SpacingBetweenSlices, SliceThickness, the gap between contours. Contours of one ROI on one slice are
-    combined by XOR, so an inner one is a hole.
+    reference when that is less than half a slice step away (see `_Steps`). Contours of one ROI on one slice are
+    combined by XOR, so an inner one is a hole; where they lie at several depths a warning says so.
 
     Args:
         source: The file.
@@ -183,6 +182,7 @@ def _match(
             "no slice of its frame of reference",
         )
     on_slice: dict[CtSlice, list[NDArray[np.float64]]] = defaultdict(list)
+    depths: dict[CtSlice, list[float]] = defaultdict(list)
     missing = 0
     steps = _Steps(slices, contours)
     for contour in contours:
@@ -206,7 +206,16 @@ def _match(
                 "patient differs between margin and slice",
             )
         assert chosen.plane is not None
-        on_slice[chosen].append(chosen.plane.to_pixels(contour.points_mm)[0])
+        polygon, depth = chosen.plane.to_pixels(contour.points_mm)
+        on_slice[chosen].append(polygon)
+        depths[chosen].append(float(depth.mean()))
+    for chosen, found in depths.items():
+        apart = max(found) - min(found)
+        if apart > SAME_PLANE_MM:
+            rule = f"contours up to {apart:.2f} mm apart in depth fall on slice #{chosen.source.number}"
+            findings.append(
+                Finding("warning", where, f"{rule} and are combined by XOR", "Look at the margin on the contact sheet")
+            )
     return on_slice, missing
 
 
@@ -231,8 +240,10 @@ def _depths(contour: _Contour, plane_of: CtSlice, where: str) -> float:
 class _Steps:
     """The distance between slices that "half a step" refers to, by series.
 
-    The gap between slices present is not enough: a folder may hold every fifth slice of a series, and a contour of a
-    missing one must not land on its neighbour.
+    It is the smaller of what the slices state (SpacingBetweenSlices, SliceThickness) and the gap between slices
+    present. The latter alone is not enough: a folder may hold every fifth slice of a series, and a contour of a missing
+    one must not land on its neighbour. The gap between contours counts only where the slices state nothing, for a hole
+    may be drawn a fraction of a millimetre off its disc.
     """
 
     def __init__(self, slices: Sequence[CtSlice], contours: list[_Contour]) -> None:
@@ -250,12 +261,12 @@ class _Steps:
             assert plane_of.plane is not None
             normal = plane_of.plane.normal
             own = self.by_series[uid]
-            depths = sorted(float(s.plane.position @ normal) for s in own if s.plane is not None)
-            planes = sorted(float((contour.points_mm @ normal).mean()) for contour in self.contours)
-            gaps = [b - a for ordered in (depths, planes) for a, b in itertools.pairwise(ordered)]
-            steps = [gap for gap in gaps if gap > SAME_PLANE_MM]
-            steps += [s.step_mm for s in own if s.step_mm is not None]
-            self._known[uid] = min(steps, default=None)
+            stated = [s.step_mm for s in own if s.step_mm is not None]
+            orders = [sorted(float(s.plane.position @ normal) for s in own if s.plane is not None)]
+            if not stated:
+                orders.append(sorted(float((contour.points_mm @ normal).mean()) for contour in self.contours))
+            gaps = [b - a for ordered in orders for a, b in itertools.pairwise(ordered)]
+            self._known[uid] = min([*stated, *(gap for gap in gaps if gap > SAME_PLANE_MM)], default=None)
         return self._known[uid]
 
 
