@@ -172,6 +172,37 @@ def test_run_again_trains_only_what_is_missing(store: Path, copy: Path, done: Pa
     assert run_experiment(store, copy, preset("tiny"), workers=1).trained == ()
 
 
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda text: text.replace('"config_sha256": "', '"config_sha256": "0'), "another task or configuration"),
+        (lambda text: text.replace('"schema": 1', '"schema": 7'), "its schema is 7"),
+        (lambda text: text[: len(text) // 2], "cannot be read"),
+        (lambda text: "[]", "not hold a JSON object"),
+    ],
+)
+def test_a_model_that_is_not_the_runs_is_refused_before_training(
+    store: Path, copy: Path, damage: Callable[[str], str], message: str
+) -> None:
+    names = sorted(predictions(copy))
+    shutil.rmtree(copy / "models" / names[0])
+    _edit(copy / "models" / names[1] / "task.json", damage)
+    for dry_run in (True, False):
+        with pytest.raises(DataError, match=rf"models/{names[1]}/task\.json: .*{message}.* Delete that folder"):
+            run_experiment(store, copy, workers=1, dry_run=dry_run)
+    assert not (copy / "models" / names[0]).exists()
+
+
+def test_models_of_another_configuration_are_refused_in_a_folder_that_lost_its_own(store: Path, copy: Path) -> None:
+    (copy / "config.json").unlink()
+    tiny = preset("tiny")
+    other = tiny.model_copy(update={"classifier": tiny.classifier.model_copy(update={"learning_rate": 0.03})})
+    with pytest.raises(DataError, match="another task or configuration"):
+        run_experiment(store, copy, other, workers=1)
+    assert not (copy / "config.json").exists()
+    assert len(run_experiment(store, copy, tiny, workers=1).done_before) == 6
+
+
 def test_a_dry_run_writes_nothing(store: Path, tmp_path: Path, copy: Path) -> None:
     outcome = run_experiment(store, tmp_path / "new", preset("tiny"), dry_run=True)
     assert not (tmp_path / "new").exists()

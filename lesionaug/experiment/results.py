@@ -21,6 +21,7 @@ from lesionaug.experiment.config import RunConfig, validate_config
 RUN_SCHEMA = 1
 TASK_SCHEMA = 1
 ARMS = ("classic",)
+_TRAIN_ANEW = "Delete that folder and run again; it is trained anew"
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,16 +306,27 @@ def load_run(run_dir: Path | str) -> RunResults:
     return RunResults(path, config, info, folds, tuple(tasks))
 
 
+def load_task_info(folder: Path, group_size: int, split: int, seed: int, config: RunConfig) -> dict[str, Any]:
+    """Read a committed model's task.json.
+
+    Raises:
+        DataError: Missing, not JSON, of another version of the format, or of another task or configuration.
+    """
+    where = f"models/{folder.name}"
+    info = _read_json(folder, "task.json", where, _TRAIN_ANEW)
+    if info.get("schema") != TASK_SCHEMA:
+        raise DataError(f"{where}/task.json", f"its schema is {info.get('schema')!r}, not {TASK_SCHEMA}", _TRAIN_ANEW)
+    told = (info.get("task"), info.get("group_size"), info.get("split"), info.get("seed"), info.get("config_sha256"))
+    if told != (folder.name, group_size, split, seed, config_sha256(config)):
+        raise DataError(f"{where}/task.json", "it belongs to another task or configuration", _TRAIN_ANEW)
+    return info
+
+
 def _load_task(
     folder: Path, group_size: int, split: int, seed: int, config: RunConfig, classes: tuple[str, ...], folds: Folds
 ) -> TaskResult:
-    where, fix = f"models/{folder.name}", "Delete that folder and run again; it is trained anew"
-    info = _read_json(folder, "task.json", where, fix)
-    if info.get("schema") != TASK_SCHEMA:
-        raise DataError(f"{where}/task.json", f"its schema is {info.get('schema')!r}, not {TASK_SCHEMA}", fix)
-    told = (info.get("task"), info.get("group_size"), info.get("split"), info.get("seed"), info.get("config_sha256"))
-    if told != (folder.name, group_size, split, seed, config_sha256(config)):
-        raise DataError(f"{where}/task.json", "it belongs to another task or configuration", fix)
+    where, fix = f"models/{folder.name}", _TRAIN_ANEW
+    info = load_task_info(folder, group_size, split, seed, config)
     per_lesion = info.get("per_lesion")
     if not isinstance(per_lesion, int):
         raise DataError(f"{where}/task.json", f"per_lesion must be a count, got {per_lesion!r}", fix)

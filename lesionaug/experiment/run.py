@@ -21,7 +21,7 @@ from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
 from lesionaug.errors import ConfigError, DataError, EnvironmentProblem
 from lesionaug.experiment.config import RunConfig, difference, preset
-from lesionaug.experiment.results import RUN_SCHEMA, load_config, load_info
+from lesionaug.experiment.results import RUN_SCHEMA, load_config, load_info, load_task_info
 from lesionaug.experiment.task import Task, TaskRunner, describe, plan_tasks
 from lesionaug.experiment.workers import run_in_processes
 from lesionaug.training.classifier import Progress
@@ -98,11 +98,12 @@ def run_experiment(
     config, folds = _settle(run_dir, config, rois, store_hash)
     tasks = plan_tasks(config, folds)
     if dry_run:
-        return RunOutcome(config, rois.kind, folds, tasks, _committed(run_dir, tasks), ())
+        return RunOutcome(config, rois.kind, folds, tasks, _committed(run_dir, tasks, config), ())
     _check_folder(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with _locked(run_dir):
         config, folds = _settle(run_dir, config, rois, store_hash)  # again: another process may have begun meanwhile
+        done_before = _committed(run_dir, tasks, config)
         _remove_leftovers(run_dir)
         if not (run_dir / "config.json").exists():
             folds.save(run_dir / "folds.json")
@@ -110,7 +111,6 @@ def run_experiment(
             # Last, for its presence says that the two above are whole.
             write_json_atomic(run_dir / "config.json", config.model_dump(mode="json"))
         (run_dir / "models").mkdir(exist_ok=True)
-        done_before = _committed(run_dir, tasks)
         missing = [] if only == "folds" else [task for task in tasks if task.name not in done_before]
         _train(missing, config, rois, folds, store_path, run_dir, progress, workers)
         return RunOutcome(config, rois.kind, folds, tasks, done_before, tuple(task.name for task in missing))
@@ -196,9 +196,17 @@ def _step_of(task: Task, on_step: Callable[[Task, int, str], None]) -> Progress:
     return lambda done, _, text: on_step(task, done, text)
 
 
-def _committed(run_dir: Path, tasks: Sequence[Task]) -> tuple[str, ...]:
-    """Name the tasks whose folder is there: it is renamed into place only when complete."""
-    return tuple(task.name for task in tasks if (run_dir / "models" / task.name / "task.json").is_file())
+def _committed(run_dir: Path, tasks: Sequence[Task], config: RunConfig) -> tuple[str, ...]:
+    """Name the tasks whose folder is there: it is renamed into place only when complete.
+
+    Raises:
+        DataError: A model of another configuration, or one whose task.json cannot be read.
+    """
+    models = run_dir / "models"
+    done = [task for task in tasks if (models / task.name / "task.json").exists()]
+    for task in done:
+        load_task_info(models / task.name, task.group_size, task.split, task.seed, config)
+    return tuple(task.name for task in done)
 
 
 def _describe_run(rois: RoiBatch, store_hash: str, config: RunConfig, command: str) -> dict[str, Any]:
