@@ -203,6 +203,34 @@ def test_models_of_another_configuration_are_refused_in_a_folder_that_lost_its_o
     assert len(run_experiment(store, copy, tiny, workers=1).done_before) == 6
 
 
+def test_a_folder_somebody_deleted_files_from_is_trained_again(store: Path, copy: Path, done: Path) -> None:
+    name = sorted(predictions(done))[0]
+    (copy / "models" / name / "task.json").unlink()
+    assert len(run_experiment(store, copy, dry_run=True).done_before) == 5
+    run_experiment(store, copy, only="folds")
+    assert (copy / "models" / name / "model.safetensors").exists()  # removed for training only
+    assert run_experiment(store, copy, workers=1).trained == (name,)
+    assert predictions(copy) == predictions(done)
+    shutil.rmtree(copy / "models" / name)
+    (copy / "models" / name).write_text("a file")
+    with pytest.raises(DataError, match=f"models/{name}: this is a file or a link"):
+        run_experiment(store, copy, workers=1)
+    assert (copy / "models" / name).read_text() == "a file"
+
+
+def test_a_failure_in_this_process_is_a_task_that_failed(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(TaskRunner, "run", out_of_memory)
+    with pytest.raises(
+        TaskFailed, match=r"group 30, split \d, seed 0: training stopped \(RuntimeError: no memory left\)"
+    ):
+        run_experiment(store, tmp_path / "run", preset("tiny"), workers=1)
+
+
 def test_a_dry_run_writes_nothing(store: Path, tmp_path: Path, copy: Path) -> None:
     outcome = run_experiment(store, tmp_path / "new", preset("tiny"), dry_run=True)
     assert not (tmp_path / "new").exists()

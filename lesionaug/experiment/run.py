@@ -19,11 +19,11 @@ from lesionaug.data.folds import Folds, load_folds, make_folds
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
-from lesionaug.errors import ConfigError, DataError, EnvironmentProblem
+from lesionaug.errors import ConfigError, DataError, EnvironmentProblem, LesionaugError
 from lesionaug.experiment.config import RunConfig, difference, preset
 from lesionaug.experiment.results import RUN_SCHEMA, load_config, load_info, load_task_info
 from lesionaug.experiment.task import Task, TaskRunner, describe, plan_tasks
-from lesionaug.experiment.workers import run_in_processes
+from lesionaug.experiment.workers import as_task_failed, run_in_processes
 from lesionaug.training.classifier import Progress
 
 STAGES = ("folds", "classic")
@@ -112,6 +112,7 @@ def run_experiment(
             write_json_atomic(run_dir / "config.json", config.model_dump(mode="json"))
         (run_dir / "models").mkdir(exist_ok=True)
         missing = [] if only == "folds" else [task for task in tasks if task.name not in done_before]
+        _remove_incomplete(run_dir, missing)
         _train(missing, config, rois, folds, store_path, run_dir, progress, workers)
         return RunOutcome(config, rois.kind, folds, tasks, done_before, tuple(task.name for task in missing))
 
@@ -184,7 +185,12 @@ def _train(
     with _threads(config.threads_per_task):
         runner = TaskRunner(rois, folds, config, run_dir)
         for task in longest_first:
-            runner.run(task, _step_of(task, on_step))
+            try:
+                runner.run(task, _step_of(task, on_step))
+            except LesionaugError:
+                raise
+            except Exception as error:
+                raise as_task_failed(task, error) from error
 
 
 def _worth(num_samples: int, num_cores: int) -> int:
@@ -276,6 +282,20 @@ def _remove_leftovers(run_dir: Path) -> None:
         for entry in folder.iterdir() if folder.is_dir() else ():
             if _is_leftover(entry.name):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _remove_incomplete(run_dir: Path, missing: Sequence[Task]) -> None:
+    """Remove folders of models about to be trained; only under the lock.
+
+    A folder without task.json is no half-written commit, for that is a rename of a whole folder: somebody deleted
+    files from it, and training it again is what they can only have meant.
+    """
+    for task in missing:
+        folder = run_dir / "models" / task.name
+        if folder.is_symlink() or folder.is_file():
+            raise DataError(f"models/{task.name}", "this is a file or a link, not a model's folder", "Remove it")
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

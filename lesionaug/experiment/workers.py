@@ -124,9 +124,16 @@ def _work(connection: Connection, store_path: Path, run_dir: Path) -> None:
     except LesionaugError as error:
         connection.send(("failed", error))
     except Exception as error:
-        place = describe(task) if task else "worker"
-        rule = f"training stopped ({type(error).__name__}: {error})"
-        connection.send(("failed", TaskFailed(place, rule, "Committed models are kept; run again to resume")))
+        connection.send(("failed", as_task_failed(task, error)))
+
+
+def as_task_failed(task: Task | None, error: Exception) -> TaskFailed:
+    """Make one clear error of whatever stopped a training (None: what stopped a worker before its first)."""
+    return TaskFailed(
+        describe(task) if task else "worker",
+        f"training stopped ({type(error).__name__}: {error})",
+        "Committed models are kept; run again to resume",
+    )
 
 
 def _keep_freed_memory() -> None:
