@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -229,6 +230,35 @@ def test_a_failure_in_this_process_is_a_task_that_failed(
         TaskFailed, match=r"group 30, split \d, seed 0: training stopped \(RuntimeError: no memory left\)"
     ):
         run_experiment(store, tmp_path / "run", preset("tiny"), workers=1)
+
+
+def test_folds_that_were_changed_are_refused(store: Path, copy: Path, done: Path) -> None:
+    """Swapping the folds of two lesions of one class leaves a file that is whole, fits the store and leaks nothing."""
+    path = copy / "folds.json"
+    written = path.read_text()
+    info = json.loads((copy / "run.json").read_text())
+    assert info["folds_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    folds = json.loads(written)
+    alone = [row for row in folds["lesions"] if row["label"] == "cyst"]
+    alone = [row for row in alone if sum(row["patient_id"] == other["patient_id"] for other in folds["lesions"]) == 1]
+    one, two = alone[0], next(row for row in alone if row["fold"] != alone[0]["fold"])
+    one["fold"], two["fold"] = two["fold"], one["fold"]
+    path.write_text(json.dumps(folds))
+    shutil.rmtree(copy / "models")
+    for again in (lambda: run_experiment(store, copy, workers=1), lambda: load_run(copy)):
+        with pytest.raises(ConfigError, match=r"folds\.json: it was changed since the run began \(SHA-256 .*Restore"):
+            again()
+    path.write_text(json.dumps({**json.loads(written), "seed": 9}))
+    with pytest.raises(ConfigError, match=r"its seed is 9, but folds\.seed in config\.json is 0"):
+        run_experiment(store, copy, workers=1)
+    path.write_text(json.dumps({**json.loads(written), "num_folds": 4}))
+    with pytest.raises(DataError, match=r"folds\.json"):  # an empty fold
+        run_experiment(store, copy, workers=1)
+    assert not (copy / "models").exists()
+    path.write_text(written)
+    del info["folds_sha256"]  # a run of an earlier version: unknown
+    (copy / "run.json").write_text(json.dumps(info))
+    assert load_run(copy).missing()
 
 
 def test_a_dry_run_writes_nothing(store: Path, tmp_path: Path, copy: Path) -> None:

@@ -281,16 +281,49 @@ def load_info(run_dir: Path) -> dict[str, Any]:
     return info
 
 
+def folds_sha256(run_dir: Path) -> str:
+    """Hash the bytes of folds.json."""
+    return hashlib.sha256((run_dir / "folds.json").read_bytes()).hexdigest()
+
+
+def load_run_folds(run_dir: Path, config: RunConfig, info: dict[str, Any]) -> Folds:
+    """Read folds.json and check that it is what the run began with.
+
+    Args:
+        run_dir: The run.
+        config: Its configuration.
+        info: Its run.json; the hash is compared only where it has one.
+
+    Raises:
+        DataError: Missing, unknown or damaged file, or folds that leak.
+        ConfigError: Folds of another number or seed than the configuration's, or a file that was changed.
+    """
+    folds = load_folds(run_dir / "folds.json")
+    fix = "Restore the file, or name a new run folder; folds must not be edited"
+    for key, wanted, found in (
+        ("num_folds", config.folds.num_folds, folds.num_folds),
+        ("seed", config.folds.seed, folds.seed),
+    ):
+        if found != wanted:
+            raise ConfigError("folds.json", f"its {key} is {found}, but folds.{key} in config.json is {wanted}", fix)
+    begun_with, now = info.get("folds_sha256"), folds_sha256(run_dir)
+    if begun_with is not None and begun_with != now:
+        raise ConfigError(
+            "folds.json", f"it was changed since the run began (SHA-256 {str(begun_with)[:12]}, now {now[:12]})", fix
+        )
+    return folds
+
+
 def load_run(run_dir: Path | str) -> RunResults:
     """Read a run, complete or not.
 
     Raises:
         DataError: Not a run directory, a damaged file, or predictions that do not fit the folds.
-        ConfigError: A configuration that this version does not know.
+        ConfigError: A configuration that this version does not know, or folds that were changed.
     """
     path = Path(run_dir)
     config, info = load_config(path), load_info(path)
-    folds = load_folds(path / "folds.json")
+    folds = load_run_folds(path, config, info)
     expected = {
         task_name("classic", size, split, seed): (size, split, seed)
         for size in config.classic_groups

@@ -15,13 +15,20 @@ from typing import Any
 import torch
 
 from lesionaug.data.files import write_json_atomic
-from lesionaug.data.folds import Folds, load_folds, make_folds
+from lesionaug.data.folds import Folds, make_folds
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
 from lesionaug.errors import ConfigError, DataError, EnvironmentProblem, LesionaugError
 from lesionaug.experiment.config import RunConfig, difference, preset
-from lesionaug.experiment.results import RUN_SCHEMA, load_config, load_info, load_task_info
+from lesionaug.experiment.results import (
+    RUN_SCHEMA,
+    folds_sha256,
+    load_config,
+    load_info,
+    load_run_folds,
+    load_task_info,
+)
 from lesionaug.experiment.task import Task, TaskRunner, describe, plan_tasks
 from lesionaug.experiment.workers import as_task_failed, run_in_processes
 from lesionaug.training.classifier import Progress
@@ -107,7 +114,8 @@ def run_experiment(
         _remove_leftovers(run_dir)
         if not (run_dir / "config.json").exists():
             folds.save(run_dir / "folds.json")
-            write_json_atomic(run_dir / "run.json", _describe_run(rois, store_hash, config, command))
+            described = _describe_run(rois, store_hash, config, command)
+            write_json_atomic(run_dir / "run.json", {**described, "folds_sha256": folds_sha256(run_dir)})
             # Last, for its presence says that the two above are whole.
             write_json_atomic(run_dir / "config.json", config.model_dump(mode="json"))
         (run_dir / "models").mkdir(exist_ok=True)
@@ -139,14 +147,15 @@ def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash:
                 "Repeat the old options to resume, or name a new run folder. Changed:\n  " + "\n  ".join(changed),
             )
     _resolve_device(saved.device)
-    begun_on = load_info(run_dir)["store"]["manifest_sha256"]
+    info = load_info(run_dir)
+    begun_on = info["store"]["manifest_sha256"]
     if begun_on != store_hash:
         raise ConfigError(
             run_dir.name,
             f"this run was begun on another ROI store (manifest {begun_on[:12]}, now {store_hash[:12]})",
             "Give that store, or name a new run folder",
         )
-    folds = load_folds(run_dir / "folds.json")
+    folds = load_run_folds(run_dir, saved, info)
     names = [rois.classes[label] if label >= 0 else "" for label in rois.labels.tolist()]
     in_store = sorted(zip(rois.lesion_ids, rois.patient_ids, names, strict=True))
     if in_store != [(lesion.lesion_id, lesion.patient_id, lesion.label) for lesion in folds.lesions]:
