@@ -203,6 +203,22 @@ def test_duplicates_are_taken_once_and_contradictions_refused(tmp_path):
     assert "another content" in errors(check_source(tmp_path / "s"))[0]
 
 
+def test_a_series_under_two_patients_is_refused_even_with_the_margins_on_other_slices(tmp_path):
+    for number, name in enumerate(("Ann", "Bob")):
+        frame = f"1.2.3.{number}"
+        for n in range(3):
+            ds = ct_dataset(hu_picture(n), z=5.0 * n, patient=name)
+            ds.FrameOfReferenceUID, ds.SeriesInstanceUID = frame, frame + ".1"
+            write(ds, tmp_path / "s" / name / f"{n}.dcm")
+        rois = {1: ("x", [contour(circle_mm(20, 30, 6.0, 5.0 * number))])}
+        write(rtstruct_dataset(rois, frame=frame, patient=name), tmp_path / "s" / name / "RS.dcm")
+    found = errors(check_source(tmp_path / "s"))
+    assert len(found) == 2
+    assert all("under another patient" in message for message in found)
+    with pytest.raises(DataError):
+        import_source(tmp_path / "s", tmp_path / "rois")
+
+
 def test_a_missing_patient_id_is_refused(tmp_path):
     patient(tmp_path / "s", "", {1: "x"})
     assert "PatientID is empty" in errors(check_source(tmp_path / "s"))[0]

@@ -100,12 +100,40 @@ def test_a_dicom_image_gives_its_own_spacing_and_is_turned(tmp_path):
     write(flipped, tmp_path / "flipped.dcm")
     ids = []
     for name, x in (("plain", 30), ("flipped", 79 - 30)):
-        source = table(tmp_path, f"{name}.dcm,P1,,cyst,{cell(circle(x, 25, 7.3))},,")
+        source = table(tmp_path, f"{name}.dcm,pat-1 ,,cyst,{cell(circle(x, 25, 7.3))},,")
         rois = load_rois(import_source(source, tmp_path / name, ImportOptions()).path)
         ids += rois.lesion_ids
         assert rois.spacing_mm is not None
         assert rois.spacing_mm.tolist() == [[0.7, 0.9]]
     assert ids[0] == ids[1]
+
+
+def test_the_patient_of_a_table_must_be_that_of_its_dicom_image(tmp_path):
+    write(ct_dataset(hu_picture(2), patient="Secret^7"), tmp_path / "a.dcm")
+    drawn, other = (cell(circle(x, 25, 7.3)) for x in (25, 55))
+    source = table(tmp_path, f"a.dcm, SECRET^7,1,cyst,{drawn},,", f"a.dcm,P2,2,cyst,{other},,")
+    (found,) = errors(source)
+    assert "lesions.csv line 3" in found
+    assert "a.dcm" in found
+    assert "the file's PatientID is another one" in found
+    assert "secret" not in found.lower()
+
+
+def test_one_picture_under_two_patients_is_refused(tmp_path):
+    drawn, other = (cell(circle(x, 25, 7.3)) for x in (25, 55))
+    png(tmp_path / "a.png", hu_picture(2))
+    png(tmp_path / "copy.png", hu_picture(2))
+    png(tmp_path / "own.png", hu_picture(3))
+    for second in ("a.png", "copy.png"):
+        rows = (f"a.png,P1,1,cyst,{drawn},1,1", f"{second},P2,2,cyst,{other},1,1", f"own.png,P3,3,cyst,{drawn},1,1")
+        source = table(tmp_path, *rows)
+        found = errors(source)
+        assert len(found) == 2
+        assert "line 2 lesion '1'" in found[1]
+        assert "line 3 lesion '2'" in found[1]
+        assert "under another patient" in found[0]
+    report = import_source(source, tmp_path / "rois", ImportOptions(hu_offset=-32768, skip_faulty=True))
+    assert (report.num_lesions, report.num_skipped) == (1, 2)
 
 
 def nifti(path: Path, hu: np.ndarray, axes: str, code: int = 1) -> None:
@@ -226,7 +254,7 @@ def test_eight_bits_a_missing_offset_and_a_wrong_spacing_are_refused(tmp_path):
     assert "8-bit" in errors(source)[0]
     Image.fromarray(np.zeros((60, 80), np.uint8)).save(tmp_path / "a.jpg")
     assert "16-bit PNG, NIfTI or DICOM" in errors(table(tmp_path, ROW.replace("a.png", "a.jpg")))[0]
-    write(ct_dataset(hu_picture(), spacing=(0.9, 0.7)), tmp_path / "a.dcm")
+    write(ct_dataset(hu_picture(), spacing=(0.9, 0.7), patient="P1"), tmp_path / "a.dcm")
     assert "the table says" in errors(table(tmp_path, ROW.replace("a.png", "a.dcm")))[0]
 
 

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lesionaug.data.slices import HuArray, Plane, Reorientation, Slice, SourceFile, clip_hu, face_left_posterior
+from lesionaug.data.slices import (
+    HuArray,
+    Plane,
+    Reorientation,
+    Slice,
+    SourceFile,
+    clip_hu,
+    face_left_posterior,
+    picture_hash,
+)
 from lesionaug.errors import DataError, LesionaugError
 
 if TYPE_CHECKING:
@@ -297,6 +306,7 @@ class CtSlice:
         patient: Patient id, trimmed and casefolded.
         phantom: Whether `lesionaug phantom` made it.
         notes: Things worth a warning.
+        hash: `picture_hash` of the turned picture.
     """
 
     source: SourceFile
@@ -312,6 +322,7 @@ class CtSlice:
     patient: str
     phantom: bool
     notes: tuple[str, ...]
+    hash: str = ""
 
     @property
     def turned_shape(self) -> tuple[int, int]:
@@ -343,7 +354,7 @@ def read_ct_slice(source: SourceFile, dataset: Dataset) -> CtSlice:
     where = source.name
     with reading(where):
         spacing = pixel_spacing_mm(dataset, where)
-        hounsfield(dataset, where)
+        hu = hounsfield(dataset, where)
         height, width = int(dataset.Rows), int(dataset.Columns)
         plane = stored_plane(dataset, spacing, where)
         turn = Reorientation()
@@ -369,6 +380,7 @@ def read_ct_slice(source: SourceFile, dataset: Dataset) -> CtSlice:
             patient=patient_key(text(dataset, "PatientID")),
             phantom=text(dataset, "Manufacturer") == PHANTOM_MANUFACTURER,
             notes=tuple(notes),
+            hash=picture_hash(turn.apply(hu)),
         )
 
 

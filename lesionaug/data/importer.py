@@ -389,6 +389,7 @@ def _collect(source: FoundSource, options: ImportOptions, progress: Progress | N
         margins = _table_margins(source, options, label_map, collected, step)
     for margin in margins:
         _cut(margin, options, collected)
+    _refuse_shared_pictures(slices, collected)
     collected.kind = _kind(slices, collected)
     if options.labels is None or label_file is not None:
         collected.labels = assign_labels(collected.lesions, label_file, label_map, collected.findings)
@@ -580,6 +581,35 @@ def _kind(slices: list[CtSlice], collected: _Collected) -> str:
         rule = "it mixes slices of a phantom with slices of patients"
         _fail(collected, DataError("source", rule, "Import the two separately"))
     return "phantom" if marks == {True} else "imported"
+
+
+def _refuse_shared_pictures(slices: list[CtSlice], collected: _Collected) -> None:
+    """A picture that occurs under two patients is a fault: it would stand on both sides of a split by patients."""
+    places: dict[str, dict[str, str]] = defaultdict(dict)  # where each patient shows the picture
+    for ct in slices:
+        if ct.hash and ct.patient:
+            places[ct.hash].setdefault(ct.patient, ct.source.name)
+    for lesion in collected.lesions:
+        for picture in (lesion.slice_hash, f"file {lesion.slice_source.number}"):
+            if picture:
+                places[picture].setdefault(lesion.margin.patient, lesion.margin.where)
+    shared: dict[str, tuple[str, str]] = {}  # by patient: where the picture is, where the other patient has it
+    for by_patient in places.values():
+        for patient, where in by_patient.items():
+            other = next((place for one, place in by_patient.items() if one != patient), None)
+            if other is not None:
+                shared.setdefault(patient, (where, other))
+    rule, fix = "holds the same picture as {} under another patient", "Correct the patient id that is wrong"
+    taken = {lesion.margin.patient for lesion in collected.lesions}
+    for patient, (where, other) in shared.items():
+        if patient not in taken:
+            collected.findings.append(Finding("error", where, rule.format(other), fix))
+    for margin in dict.fromkeys(lesion.margin for lesion in collected.lesions if lesion.margin.patient in shared):
+        where, other = shared[margin.patient]
+        said = rule.format(other) if where == margin.where else f"its patient's {where} {rule.format(other)}"
+        reason = "its patient shares a picture with another patient"
+        collected.findings.append(Finding("error", margin.where, said, fix, reason, margin.source, margin.number))
+    collected.lesions = [lesion for lesion in collected.lesions if lesion.margin.patient not in shared]
 
 
 def _drop_unlabelled(collected: _Collected, asked: bool) -> None:

@@ -272,6 +272,7 @@ class Lesion:
         margin: Where it came from.
         slice_source: The slice's file.
         phantom: Whether the slice is a phantom's.
+        slice_hash: `picture_hash` of the whole slice.
     """
 
     lesion_id: str
@@ -286,6 +287,7 @@ class Lesion:
     margin: Margin = field(repr=False)
     slice_source: SourceFile = field(repr=False)
     phantom: bool = False
+    slice_hash: str = ""
 
 
 def lesion_id(hu: HuArray, mask: NDArray[np.bool_]) -> str:
@@ -294,6 +296,15 @@ def lesion_id(hu: HuArray, mask: NDArray[np.bool_]) -> str:
     digest.update(f" {hu.shape[0]} {hu.shape[1]} {hu.dtype.name} ".encode())
     digest.update(np.ascontiguousarray(hu).astype(hu.dtype.newbyteorder("<"), copy=False).tobytes())
     digest.update(np.packbits(mask).tobytes())
+    return digest.hexdigest()
+
+
+def picture_hash(hu: HuArray) -> str:
+    """A hash of a whole slice's values, '' where all are equal: an empty slice says nothing about whose it is."""
+    if hu.size == 0 or bool((hu == hu.flat[0]).all()):
+        return ""
+    digest = hashlib.blake2b(f"{hu.shape[0]} {hu.shape[1]} ".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(hu, dtype="<f4").tobytes())
     return digest.hexdigest()
 
 
@@ -323,4 +334,5 @@ def cut_lesion(margin: Margin, chosen: MarginOnSlice) -> Lesion:
         margin=margin,
         slice_source=picture.source,
         phantom=picture.phantom,
+        slice_hash=picture_hash(picture.hu),
     )

@@ -320,7 +320,7 @@ class _Images:
         self.file_of = file_of
         self.hu_offset = hu_offset
         self.notes: list[Finding] = []
-        self._last: tuple[tuple[str, int | None, tuple[float, float] | None], TableImage] | None = None
+        self._last: tuple[tuple[str, int | None, tuple[float, float] | None, str], TableImage] | None = None
 
     def get(self, row: Row) -> TableImage:
         """The image of a row.
@@ -328,7 +328,7 @@ class _Images:
         Raises:
             DataError: When it is missing, of a kind that loses HU, without spacing, or at odds with the row.
         """
-        key = (row.image, row.slice_index, row.spacing_mm)
+        key = (row.image, row.slice_index, row.spacing_mm, patient_key(row.patient))
         if self._last is None or self._last[0] != key:
             self._last = (key, self._read(row))
         self.check_spacing(row, self._last[1])
@@ -380,6 +380,13 @@ class _Images:
                     source.name, f"the image must be a CT slice, this is {skipped or 'a margin'}", "Name the CT slice"
                 )
             ct: CtSlice = read_ct_slice(source, dataset)
+        if ct.patient and ct.patient != patient_key(row.patient):
+            raise MarginRefused(
+                source.name,
+                "the table's patient_id must be that of the image, but the file's PatientID is another one",
+                "Correct the row, or name the right image",
+                "patient differs between margin and slice",
+            )
         self.notes.extend(Finding("warning", source.name, note, "") for note in ct.notes)
         return TableImage(source, ct.load(), ct.turn, (ct.height, ct.width))
 
