@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -259,6 +260,23 @@ def test_folds_that_were_changed_are_refused(store: Path, copy: Path, done: Path
     del info["folds_sha256"]  # a run of an earlier version: unknown
     (copy / "run.json").write_text(json.dumps(info))
     assert load_run(copy).missing()
+
+
+@pytest.mark.parametrize("name", ["lesionaug", "torch", "numpy", "scikit-learn"])
+def test_other_versions_do_not_go_on_with_a_run(store: Path, copy: Path, name: str) -> None:
+    info = json.loads((copy / "run.json").read_text())
+    now = info["versions"][name]
+    info["versions"][name] = "0.0.1"
+    (copy / "run.json").write_text(json.dumps(info))
+    with pytest.raises(
+        ConfigError,
+        match=rf"begun with other versions \({name} 0\.0\.1, now {re.escape(now)}\)\. Use the old environment or a new",
+    ):
+        run_experiment(store, copy, workers=1)
+    assert load_run(copy).complete()  # reading needs no old environment
+    del info["versions"][name]  # unknown
+    (copy / "run.json").write_text(json.dumps(info))
+    assert run_experiment(store, copy, workers=1).trained == ()
 
 
 def test_a_dry_run_writes_nothing(store: Path, tmp_path: Path, copy: Path) -> None:

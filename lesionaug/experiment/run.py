@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from lesionaug.training.classifier import Progress
 
 STAGES = ("folds", "classic")
 SAMPLES_WORTH_A_PROCESS = 2000  # about five seconds of training the paper's network on one core
+_VERSIONS_THAT_MATTER = ("lesionaug", "torch", "numpy", "scikit-learn")
 _OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "models", "pictures", "report", "report.html"})
 
 
@@ -89,7 +90,7 @@ def run_experiment(
         command: How the run was asked for, without paths; saved in run.json.
 
     Raises:
-        ConfigError: Changed configuration or store, unknown stage, a folder in use or not a run's.
+        ConfigError: Changed configuration, store, folds or versions, unknown stage, a folder in use or not a run's.
         DataError: A store that cannot be trained on.
         EnvironmentProblem: No such device.
         TaskFailed: A task failed; committed ones stay.
@@ -155,12 +156,31 @@ def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash:
             f"this run was begun on another ROI store (manifest {begun_on[:12]}, now {store_hash[:12]})",
             "Give that store, or name a new run folder",
         )
+    _check_versions(run_dir, info)
     folds = load_run_folds(run_dir, saved, info)
     names = [rois.classes[label] if label >= 0 else "" for label in rois.labels.tolist()]
     in_store = sorted(zip(rois.lesion_ids, rois.patient_ids, names, strict=True))
     if in_store != [(lesion.lesion_id, lesion.patient_id, lesion.label) for lesion in folds.lesions]:
         raise DataError("folds.json", "its lesions are not those of the store", "Name a new run folder")
     return saved, folds
+
+
+def _check_versions(run_dir: Path, info: Mapping[str, Any]) -> None:
+    """Refuse to go on with other versions than the run's: its models would no longer be of one kind."""
+    begun_with, now = info.get("versions"), versions()
+    if not isinstance(begun_with, dict):
+        return  # unknown
+    changed = [
+        f"{name} {begun_with[name]}, now {now[name]}"
+        for name in _VERSIONS_THAT_MATTER
+        if name in begun_with and name in now and begun_with[name] != now[name]
+    ]
+    if changed:
+        raise ConfigError(
+            run_dir.name,
+            f"this run was begun with other versions ({'; '.join(changed)})",
+            "Use the old environment or a new run folder",
+        )
 
 
 def _train(
