@@ -346,6 +346,19 @@ def test_the_real_canary_leaves_no_trace(shared_data, tmp_path):
         assert word not in content
 
 
+def test_contours_without_a_slice_are_counted_by_lesion_and_for_the_whole_import(cohort, tmp_path):
+    assert not any("have no slice here" in str(finding) for finding in check_source(cohort))
+    (cohort / "a" / "0.dcm").unlink()
+    (cohort / "c" / "0.dcm").unlink()
+    (cohort / "c" / "2.dcm").unlink()
+    report = import_source(cohort, tmp_path / "rois")
+    with report.report.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert sorted(row["contours_without_slice"] for row in rows) == ["0", "1", "1", "2"]
+    said = [f.rule for f in report.findings if f.severity == "warning" and "have no slice here" in f.rule]
+    assert said == ["4 contours or frames of 3 margins have no slice here"]
+
+
 def test_the_report_lists_every_margin(cohort, tmp_path):
     write(
         rtstruct_dataset({8: ("elsewhere", [contour(circle_mm(20, 30, 6.0, 500.0))])}, frame="1.2.3.1", patient="Ann"),

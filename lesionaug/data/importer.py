@@ -390,6 +390,7 @@ def _collect(source: FoundSource, options: ImportOptions, progress: Progress | N
     for margin in margins:
         _cut(margin, options, collected)
     _refuse_shared_pictures(slices, collected)
+    _count_missing(collected)
     collected.kind = _kind(slices, collected)
     if options.labels is None or label_file is not None:
         collected.labels = assign_labels(collected.lesions, label_file, label_map, collected.findings)
@@ -583,6 +584,15 @@ def _kind(slices: list[CtSlice], collected: _Collected) -> str:
     return "phantom" if marks == {True} else "imported"
 
 
+def _count_missing(collected: _Collected) -> None:
+    """One line for the whole source about contours and frames that have no slice; each margin has its own note."""
+    missing = [m.parts_missing for m in dict.fromkeys(lesion.margin for lesion in collected.lesions) if m.parts_missing]
+    if missing:
+        rule = f"{sum(missing)} contours or frames of {len(missing)} margins have no slice here"
+        fix = "The largest slice is then that of the ones present; import_report.csv counts them by lesion"
+        collected.findings.append(Finding("warning", "source", rule, fix))
+
+
 def _refuse_shared_pictures(slices: list[CtSlice], collected: _Collected) -> None:
     """A picture that occurs under two patients is a fault: it would stand on both sides of a split by patients."""
     places: dict[str, dict[str, str]] = defaultdict(dict)  # where each patient shows the picture
@@ -766,6 +776,7 @@ _REPORT_COLUMNS = (
     "diameter_px",
     "diameter_mm",
     "worst_outside_fraction",
+    "contours_without_slice",
 )
 
 
@@ -794,10 +805,11 @@ def _report_csv(
                 f"{lesion.diameter_px:.3f}",
                 f"{lesion.diameter_px * min(lesion.spacing_mm):.2f}",
                 f"{lesion.outside_fraction:.4f}",
+                margin.parts_missing,
             )
         )
     for finding in sorted(skipped, key=lambda f: (f.source.number if f.source else 0, f.number or 0)):
         assert finding.source is not None
         margin_file = (f"#{finding.source.number}", finding.source.hash_prefix, finding.number)
-        writer.writerow(("no", finding.reason, "", "", "", *margin_file, "", "", "", "", "", ""))
+        writer.writerow(("no", finding.reason, "", "", "", *margin_file, *[""] * 7))
     return stream.getvalue()
