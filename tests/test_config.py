@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from lesionaug.data.folds import assign_folds
+from lesionaug.data.rois import RoiBatch
 from lesionaug.errors import ConfigError
 from lesionaug.experiment.config import PRESETS, RunConfig, difference, preset, resolve_config, validate_config
 
@@ -70,6 +74,9 @@ def test_the_preset_may_stand_in_the_file(tmp_path: Path) -> None:
         ("[image]\nwindow_hu = [240, -160]", r"low < high"),
         ("[image]\nwindow_hu = [nan, 1]", r"low < high"),
         ("[folds]\nnum_folds = 1", r"folds.num_folds"),
+        ("[folds]\nseed = 4294967296", r"mine.toml, folds.seed: .*less than 4294967296 \(got 4294967296\)"),
+        ("[plan]\nseed = 18446744073709551616", r"mine.toml, plan.seed: .*less than 18446744073709551616"),
+        ("[plan]\nseed = -1", r"mine.toml, plan.seed"),
         ('device = "tpu"', r"device"),
         ('preset = "huge"', r"there is no preset 'huge'"),
         ("seeds = [", r"not a readable TOML file"),
@@ -81,6 +88,18 @@ def test_wrong_files_are_one_clear_error(tmp_path: Path, text: str, message: str
     with pytest.raises(ConfigError, match=message) as caught:
         resolve_config(None, path)
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_the_largest_seeds_work(tmp_path: Path) -> None:
+    """They reach scikit-learn and the counter-based generator."""
+    path = tmp_path / "mine.toml"
+    path.write_text("[folds]\nseed = 4294967295\n[plan]\nseed = 18446744073709551615\n")
+    config = resolve_config("tiny", path)
+    assert validate_config(json.loads(json.dumps(config.model_dump(mode="json"))), "config.json") == config
+    ids = [f"{i:02d}" for i in range(6)]
+    assert assign_folds(ids, ids, ["a", "b"] * 3, 3, config.folds.seed).seed == 2**32 - 1
+    rois = RoiBatch.from_images([torch.zeros(40, 40)], [[20.0, 20.0]], [12.0])
+    assert config.plan.build().order(rois, seed=config.plan.seed).shape == (1, 480)
 
 
 def test_a_missing_file_is_a_configuration_error(tmp_path: Path) -> None:

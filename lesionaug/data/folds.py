@@ -1,4 +1,4 @@
-"""Folds of the cross validation (section IV-B): a patient lies in one fold only, and every fold holds every class."""
+"""Folds of the cross validation (section IV-A): a patient lies in one fold only, and every fold holds every class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's measures (section IV-B): accuracy, confusion matrix, sensitivity and specificity, averages."""
+"""The paper's measures (section IV-A): accuracy, confusion matrix, sensitivity and specificity, averages."""
 
 from __future__ import annotations
 

@@ -30,13 +30,15 @@ class _Frozen(BaseModel):
 
 
 class PlanConfig(_Frozen):
-    """Which augmentations a lesion can have (section II-A): n_rot (1 + n_flip + n_trans + n_scale) of them."""
+    """Which augmentations a lesion can have (section III-A): n_rot (1 + n_flip + n_trans + n_scale) of them."""
 
     n_rot: Annotated[int, Field(ge=1)] = paper.N_ROT
     n_flip: Annotated[int, Field(ge=0, le=3)] = paper.N_FLIP
     n_trans: Count = paper.N_TRANS
     n_scale: Count = paper.N_SCALE
-    seed: Seed = 0  # of the augmentations and of their nested order; the same for every training seed
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = (
+        0  # of the augmentations and of their nested order; the same for every training seed
+    )
 
     @property
     def n_augmentations(self) -> int:
@@ -74,10 +76,10 @@ class ImageConfig(_Frozen):
 
 
 class FoldsConfig(_Frozen):
-    """Cross validation (section IV-B)."""
+    """Cross validation (section IV-A)."""
 
     num_folds: Annotated[int, Field(ge=2)] = paper.NUM_FOLDS
-    seed: Seed = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # scikit-learn takes no larger one
 
 
 class RunConfig(_Frozen):

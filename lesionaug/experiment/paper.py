@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# --- Section IV-A, data set: 182 portal-phase CT slices of Sheba Medical Center, 2009-2014 (private) ------------------
+# --- Section II-A, data set: 182 portal-phase CT slices of Sheba Medical Center, 2009-2014 (private) ------------------
 CLASSES = ("cyst", "metastasis", "hemangioma")
 CLASS_COUNTS = (53, 64, 65)
 NUM_LESIONS = 182
@@ -17,7 +17,7 @@ SLICE_THICKNESS_MM = (1.25, 5.0)
 TUBE_VOLTAGE_KVP = 120
 TUBE_CURRENT_MAS = (140, 400)
 
-# --- Section II-A, regions of interest and classic augmentation -------------------------------------------------------
+# --- Sections II-A and III-A, regions of interest and classic augmentation --------------------------------------------
 ROI_SIZE = 64  # pixels per side after the resize
 ROI_SIDE_PER_DIAMETER = 1.4  # not printed: measured on Fig. 3, a margin of 0.2 d on each side
 N_ROT = 30
@@ -38,13 +38,13 @@ CNN_DENSE = 256
 CNN_DROPOUT = 0.5
 CNN_PARAMETERS = 1_273_347  # printed as "approximately 1.3M"; exact for valid padding and three classes
 
-# --- Section IV-B.1, training of the classification network -----------------------------------------------------------
+# --- Section II-B, training of the classification network -------------------------------------------------------------
 CNN_BATCH_SIZE = 64
 CNN_LEARNING_RATE = 0.001
 CNN_MOMENTUM = 0.9  # "Nesterov momentum"; the value is not printed
 CNN_EPOCHS = 150
 
-# --- Section III-A and Fig. 5, DCGAN ----------------------------------------------------------------------------------
+# --- Section III-B and Fig. 5, DCGAN ----------------------------------------------------------------------------------
 GAN_NOISE_SIZE = 100
 GAN_NOISE_RANGE = (-1.0, 1.0)  # uniform; section IV-B.2 once says normal
 GAN_GENERATOR_SHAPES = ((4, 4, 1024), (8, 8, 512), (16, 16, 256), (32, 32, 128), (64, 64, 1))
@@ -56,7 +56,7 @@ GAN_WEIGHT_STD = 0.02
 GENERATOR_PARAMETERS = 18_848_640  # not printed; follows from Fig. 5 without biases
 DISCRIMINATOR_PARAMETERS = 4_312_449  # not printed; follows from the inferred channels
 
-# --- Section IV-B.2, training of the GANs -----------------------------------------------------------------------------
+# --- Sections III-B (DCGAN) and III-C (ACGAN), training of the GANs ---------------------------------------------------
 GAN_BATCH_SIZE = 64
 GAN_LEARNING_RATE = 0.0002
 GAN_ADAM_BETAS = (0.5, 0.999)
@@ -64,11 +64,11 @@ GAN_EPOCHS = 70
 ACGAN_LEARNING_RATE = 0.0001
 ACGAN_EPOCHS = 50
 
-# --- Section IV-B, protocol -------------------------------------------------------------------------------------------
+# --- Sections IV-A (folds) and IV-B (groups), protocol ----------------------------------------------------------------
 NUM_FOLDS = 3
 FOLD_SIZES_PRINTED = (63, 63, 62)  # their sum is 188, not 182
 CLASSIC_GROUP_SIZES = (0, 500, 1000, 2000, 3000, 5000, 7500, 10000, 15000)  # images added per fold
-CLASSIC_OPTIMUM = 5000  # section IV-B.1: the smallest group at saturation
+CLASSIC_OPTIMUM = 5000  # section IV-B: the smallest group at saturation
 SYNTHETIC_GROUP_SIZES = (
     300,
     1500,
@@ -79,7 +79,7 @@ SYNTHETIC_GROUP_SIZES = (
 )  # images added per fold on top of the optimum, the same number per class
 SYNTHETIC_OPTIMUM = 3000  # section IV-B.2: 5000 + 3000 = 8000 per fold
 
-# --- Section IV-B.3, the bag-of-visual-words baseline -----------------------------------------------------------------
+# --- Section IV-E, the bag-of-visual-words baseline -------------------------------------------------------------------
 BOVW_PATCH = 11
 BOVW_PCA_COMPONENTS = 10
 BOVW_WORDS = 750
@@ -173,7 +173,7 @@ class PrintedExpert:
     class_synthetic_pct: float
 
 
-# --- Section IV-C and Table III, expert assessment --------------------------------------------------------------------
+# --- Section IV-D and Table III, expert assessment --------------------------------------------------------------------
 EXPERT_NUM_REAL = 182
 EXPERT_NUM_SYNTHETIC = 120
 EXPERT_NUM_IMAGES = 302

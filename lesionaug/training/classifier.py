@@ -1,4 +1,4 @@
-"""Training of the classification network (section IV-B.1): mean subtraction, SGD with Nesterov momentum, last epoch."""
+"""Training of the classification network (section II-B): mean subtraction, SGD with Nesterov momentum, last epoch."""
 
 from __future__ import annotations
 
