@@ -79,6 +79,29 @@ def test_the_pool_is_the_originals_and_the_plans_first_augmentations() -> None:
             assert torch.equal(pool.images[1 + place, lesion], full[lesion, int(order[lesion, place])])
 
 
+@pytest.mark.parametrize(
+    "changed", [{"antialias": False}, {"border": "replicate"}, {"window_hu": (-50.0, 150.0)}, {"a": -0.75}], ids=str
+)
+def test_the_pool_follows_the_image_settings(changed: dict[str, object]) -> None:
+    """With patches coarser than the slice and lesions near its edge, every setting shows."""
+    rois = lesions()
+    edge = RoiBatch.from_images(
+        [
+            torch.randint(-100, 200, (64, 64), generator=torch.Generator().manual_seed(i), dtype=torch.int16)
+            for i in range(2)
+        ],
+        [[8.0, 30.0], [32.0, 58.0]],
+        [40.0, 36.0],
+        lesion_ids=["edge-0", "edge-1"],
+    )
+    image = IMAGE.model_copy(update=changed)
+    for batch in (rois, edge):
+        pool = build_pool(batch, 1, size=16, plan=PLAN, image=image)
+        settings = {"window": image.window_hu, "a": image.a, "antialias": image.antialias, "border": image.border}
+        assert torch.equal(pool.images[0], augment(batch, originals(batch), size=16, **settings))  # type: ignore[arg-type]
+    assert not torch.equal(pool.images, build_pool(edge, 1, size=16, plan=PLAN, image=IMAGE).images)
+
+
 def test_a_lesions_augmentations_do_not_depend_on_its_company() -> None:
     rois = lesions()
     whole = build_pool(rois, 5, size=32, plan=PLAN, image=IMAGE)

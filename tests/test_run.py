@@ -21,7 +21,7 @@ from lesionaug.experiment import run as run_module
 from lesionaug.experiment import workers as workers_module
 from lesionaug.experiment.config import RunConfig, preset
 from lesionaug.experiment.groups import classic_groups
-from lesionaug.experiment.results import load_run
+from lesionaug.experiment.results import load_config, load_run
 from lesionaug.experiment.run import run_experiment
 from lesionaug.experiment.task import TaskRunner, check_no_leak, derive_seed, plan_tasks
 from lesionaug.training.classifier import load_classifier, predict_probabilities
@@ -459,6 +459,18 @@ def test_a_missing_device_is_an_environment_error(store: Path, tmp_path: Path) -
     with pytest.raises(EnvironmentProblem, match="--device: torch finds no CUDA device"):
         run_experiment(store, tmp_path / "run", preset("tiny").model_copy(update={"device": "cuda"}))
     assert run_experiment(store, tmp_path / "run", preset("tiny"), dry_run=True).config.device == "cpu"
+
+
+def test_a_run_goes_on_only_where_its_device_is(store: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder's device is asked for, also when the call names none."""
+    _edit(copy / "config.json", lambda text: text.replace('"device": "cpu"', '"device": "cuda"'))
+    assert load_config(copy).device == "cuda"
+    shutil.rmtree(copy / "models")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for dry_run in (True, False):
+        with pytest.raises(EnvironmentProblem, match="--device: torch finds no CUDA device"):
+            run_experiment(store, copy, dry_run=dry_run)
+    assert not (copy / "models").exists()
 
 
 def _edit(path: Path, change: Callable[[str], str]) -> None:
