@@ -150,6 +150,27 @@ def _link_out(store: Path) -> None:
         _lesion(spacing_mm=[0.0, 1.0]),
         _lesion(spacing_mm=None),
         _lesion(origin=[0.5, 0]),
+        _lesion(center=[10**400, 1.0]),
+        _lesion(center=[-(10**400), 1.0]),
+        _lesion(center=[1e300, 1.0]),
+        _lesion(center=[20 + 2.8, 3.5]),  # 20 columns, diameter 2.7
+        _lesion(center=[-2.8, 3.5]),
+        _lesion(center=[10.0, 7 + 2.8]),
+        _lesion(center=[10.0, -2.8]),
+        _lesion(diameter_px=10**400),
+        _lesion(diameter_px=1e39),
+        _lesion(spacing_mm=[10**400, 1.0]),
+        _edit(lambda m: m.update(window_hu=[0, 10**400])),
+        _edit(lambda m: m.update(hu_clip=[-(10**400), 4000])),
+        *(
+            _lesion(**{name: text})
+            for name in ("id", "patient")
+            for text in ("x" * 201, "a\nb", "a\x1b[2Jb", "a\u202eb")
+        ),
+        *(
+            _edit(lambda m, text=text: m.update(classes=[*m["classes"], text]))
+            for text in ("x" * 201, "a\nb", "\x1b[31m", "a\x00", 7)
+        ),
         _truncate("manifest.json"),
         _truncate("pixels.safetensors"),
         _flip_bit,
@@ -170,6 +191,12 @@ def test_a_damaged_or_hostile_store_is_refused(tmp_path, damage):
     with pytest.raises(DataError) as caught:
         load_rois(tmp_path / "rois")
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_centre_may_lie_as_far_outside_its_crop_as_its_diameter(tmp_path):
+    save_rois(batch(), tmp_path / "rois")
+    _lesion(center=[22.5, -2.5], id="é" * 200)(tmp_path / "rois")
+    assert load_rois(tmp_path / "rois").centers[1].tolist() == [22.5, -2.5]
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,10 @@ PIXELS = "pixels.safetensors"
 
 _MAX_MANIFEST_BYTES = 256 << 20
 _MAX_SIDE = 1 << 16
+_MAX_DIAMETER = 1 << 18
+_MAX_NUMBER = 1e30  # whole numbers of a JSON file have no limit, and NaN is at most nothing
+_MAX_NAME = 200
+_NAME = f"1 .. {_MAX_NAME} printable characters"
 _FIX = "Import the source again"
 
 
@@ -277,10 +280,8 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
     rule(manifest.get("kind") in KINDS, f"kind must be one of {', '.join(KINDS)}")
     classes: Any = manifest.get("classes")
     rule(
-        isinstance(classes, list)
-        and all(isinstance(c, str) and c for c in classes)
-        and len(set(classes)) == len(classes),
-        "classes must be distinct names",
+        isinstance(classes, list) and all(_is_name(c) for c in classes) and len(set(classes)) == len(classes),
+        f"classes must be distinct names of {_NAME}",
     )
     clip = manifest.get("hu_clip")
     rule(clip is None or (_are_numbers(clip, 2) and clip[0] < clip[1]), "hu_clip must be two rising numbers or null")
@@ -303,8 +304,7 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
     for index, lesion in enumerate(lesions):
         rule(isinstance(lesion, dict), f"lesion {index} must be an object")
         for name in ("id", "patient"):
-            text = lesion.get(name)
-            rule(isinstance(text, str) and 0 < len(text) <= 256, f"lesion {index}: {name} must be a short text")
+            rule(_is_name(lesion.get(name)), f"lesion {index}: {name} must be {_NAME}")
         rule(
             lesion.get("label") is None or lesion.get("label") in classes,
             f"lesion {index}: label is none of the classes",
@@ -313,8 +313,13 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
             rule(_is_count(lesion.get(name), 1, _MAX_SIDE), f"lesion {index}: {name} must be a count")
         rule(_are_numbers(lesion.get("center"), 2), f"lesion {index}: center must be two numbers")
         rule(
-            _are_numbers([lesion.get("diameter_px")], 1) and lesion["diameter_px"] > 0,
-            f"lesion {index}: diameter_px must be above 0",
+            _are_numbers([lesion.get("diameter_px")], 1) and 0 < lesion["diameter_px"] <= _MAX_DIAMETER,
+            f"lesion {index}: diameter_px must be above 0 and at most {_MAX_DIAMETER}",
+        )
+        (x, y), diameter = lesion["center"], lesion["diameter_px"]
+        rule(
+            -diameter <= x <= lesion["width"] + diameter and -diameter <= y <= lesion["height"] + diameter,
+            f"lesion {index}: center must lie within its diameter of the crop",
         )
         spacing = lesion.get("spacing_mm")
         rule(
@@ -340,9 +345,13 @@ def _is_count(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _MAX_NAME and value.isprintable()
+
+
 def _are_numbers(value: object, count: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == count
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= _MAX_NUMBER for v in value)
     )
