@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from lesionaug import cli
+from lesionaug.data.contact_sheet import draw_contact_sheet
 from lesionaug.data.importer import ImportOptions, SourceRefused, check_source, find_source, import_source
+from lesionaug.data.margins import worst_outside_fraction
 from lesionaug.data.store import load_rois, manifest_sha256, read_manifest
 from lesionaug.errors import ConfigError, DataError
 from tests.dicom_files import (
@@ -344,6 +347,43 @@ def test_the_real_canary_leaves_no_trace(shared_data, tmp_path):
     content = b"".join(path.read_bytes() for path in report.path.iterdir())
     for word in (b"LEAKCANARY", b"leakcanary", b"phi_canary", b"19410203", b"19991231", b"1.2.826"):
         assert word not in content
+
+
+def test_the_manifest_and_the_report_hold_the_outside_fraction_of_each_lesion(tmp_path):
+    series(tmp_path / "s")
+    rois = {1: ("edge", [contour(circle_mm(4, 25, 6.0, 5.0))]), 2: ("middle", [contour(circle_mm(45, 30, 3.0, 5.0))])}
+    write(rtstruct_dataset(rois), tmp_path / "s" / "RS.dcm")
+    report = import_source(tmp_path / "s", tmp_path / "rois")
+    by_number = {e["source"]["margin_number"]: e for e in read_manifest(report.path)["lesions"]}
+    edge = by_number[1]
+    center = (edge["origin"][0] + edge["center"][0], edge["origin"][1] + edge["center"][1])
+    expected = worst_outside_fraction(center, edge["diameter_px"], (0.8, 0.8), HEIGHT, WIDTH)
+    assert expected > 0.2
+    assert edge["worst_outside_fraction"] == pytest.approx(expected, abs=1e-5)
+    assert by_number[2]["worst_outside_fraction"] == 0.0
+    with report.report.open() as stream:
+        written = {row["margin_number"]: float(row["worst_outside_fraction"]) for row in csv.DictReader(stream)}
+    assert written["1"] == pytest.approx(expected, abs=1e-3)
+    assert written["2"] == 0.0
+
+
+def test_the_contact_sheet_of_a_phantom_says_so(tmp_path, monkeypatch):
+    phantom(tmp_path / "s")
+    said: list[str] = []
+    draw_text = ImageDraw.ImageDraw.text
+
+    def record(self, place, text, *args, **keywords):
+        said.append(text)
+        return draw_text(self, place, text, *args, **keywords)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    report = import_source(tmp_path / "s", tmp_path / "rois")
+    assert said[0].startswith("PHANTOM (synthetic, no patients)")
+    rois = load_rois(report.path)
+    sheets = [draw_contact_sheet(replace(rois, kind=kind), (-160.0, 240.0)) for kind in ("phantom", "imported")]
+    assert sheets[0] == report.sheet.read_bytes()
+    assert sheets[0] != sheets[1]
+    assert not any("PHANTOM" in text for text in said[len(said) // 3 * 2 :])
 
 
 def test_contours_without_a_slice_are_counted_by_lesion_and_for_the_whole_import(cohort, tmp_path):

@@ -146,3 +146,12 @@ def test_the_outside_fraction_agrees_with_counting_points():
                 worst = max(worst, 1 - ((points > 0) & (points < size)).all(axis=1).mean())
         assert worst_outside_fraction((x, y), d, spacing, 90, 100) == pytest.approx(worst, abs=0.025)
     assert worst_outside_fraction((50.0, 50.0), 20.0, (1.0, 1.0), 100, 100) == 0.0
+
+
+def test_the_shifted_patches_count_towards_the_outside_fraction():
+    # Centre on the border: the largest patch lies outside by half, one of side 1.4 d that is moved by (p, p) by more.
+    d, shift = 30.0, 3.0
+    half_diagonal = 0.7 * d * math.sqrt(2)
+    inside = (half_diagonal - shift * math.sqrt(2)) ** 2 / (1.4 * d) ** 2  # turned by 45 degrees, moved straight out
+    for centre_xy in ((0.0, 100.0), (200.0, 100.0), (100.0, 0.0), (100.0, 200.0)):
+        assert worst_outside_fraction(centre_xy, d, (1.0, 1.0), 200, 200) == pytest.approx(1 - inside, abs=1e-9)
