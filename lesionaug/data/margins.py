@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Convention = Literal["pixel_centre", "pixel_edge"]
 
-# Reach of the augmentations around the centre of a lesion of diameter d, in units of d (paper, section II.A): the
+# Reach of the augmentations around the centre of a lesion of diameter d, in units of d (paper, section III-A): the
 # un-augmented side is 1.4 d, scaling adds at most 0.4 d on either side, and any of it is turned freely.
 _SIDE = 1.4
 _LARGEST_SIDE = _SIDE + 2 * 0.4
