@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PARALLEL_TOLERANCE_MM = 0.25
 # Where nothing tells the distance between slices, a contour must lie in the slice's plane to this.
 SAME_PLANE_MM = 0.1
+# Contours of one ROI this close in depth are one drawing: a hole may lie a fraction of a millimetre off its disc.
+ONE_DRAWING_MM = 0.5
 # A contour between 0.49 and 0.51 of a step from the nearest slice lies "exactly between": no slice is nearer.
 BETWEEN = (0.49, 0.51)
 
@@ -46,7 +48,8 @@ def read_rtstruct(
 
     A contour belongs to the slice that it references by SOP instance UID; else to the nearest slice of its frame of
     reference when that is less than half a slice step away (see `_Steps`). Contours of one ROI on one slice are
-    combined by XOR, so an inner one is a hole; where they lie at several depths a warning says so.
+    combined by XOR, so an inner one is a hole. Of contours at several depths those within ONE_DRAWING_MM of the
+    nearest are taken, and a warning says so.
 
     Args:
         source: The file.
@@ -210,12 +213,15 @@ def _match(
         on_slice[chosen].append(polygon)
         depths[chosen].append(float(depth.mean()))
     for chosen, found in depths.items():
-        apart = max(found) - min(found)
-        if apart > SAME_PLANE_MM:
-            rule = f"contours up to {apart:.2f} mm apart in depth fall on slice #{chosen.source.number}"
-            findings.append(
-                Finding("warning", where, f"{rule} and are combined by XOR", "Look at the margin on the contact sheet")
+        nearest = min(found, key=abs)
+        kept = [abs(depth - nearest) <= ONE_DRAWING_MM for depth in found]
+        if not all(kept):
+            on_slice[chosen] = [polygon for polygon, keep in zip(on_slice[chosen], kept, strict=True) if keep]
+            rule = (
+                f"contours up to {max(found) - min(found):.2f} mm apart in depth fall on #{chosen.source.number}; "
+                f"{kept.count(False)} of {len(kept)} are left out, the nearest are taken"
             )
+            findings.append(Finding("warning", where, rule, "Look at the margin on the contact sheet"))
     return on_slice, missing
 
 
