@@ -6,7 +6,8 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from lesionaug.data.margins import mask_edges
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -104,18 +105,7 @@ def _tile(rois: RoiBatch, index: int, window_hu: tuple[float, float]) -> Picture
     if masks is not None:
         draw = ImageDraw.Draw(tile)
         to_tile = np.array([size[0] / width, size[1] / height])
-        for start, end in _outline(masks[index].cpu().numpy()):
-            a, b = start * to_tile + offset, end * to_tile + offset
+        for start, end in mask_edges(masks[index].cpu().numpy()):
+            a, b = np.array(start) * to_tile + offset, np.array(end) * to_tile + offset
             draw.line((float(a[0]), float(a[1]), float(b[0]), float(b[1])), fill=_OUTLINE, width=1)
     return tile
-
-
-def _outline(mask: NDArray[np.bool_]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """The pixel edges between inside and outside, each from point to point (x, y)."""
-    padded = np.pad(mask, 1)
-    lines = []
-    for row, column in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1]):
-        lines.append((np.array([column, row], dtype=float), np.array([column + 1, row], dtype=float)))
-    for row, column in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1]):
-        lines.append((np.array([column, row], dtype=float), np.array([column, row + 1], dtype=float)))
-    return lines

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,3 +233,13 @@ def _area_inside(polygon: list[tuple[float, float]], right: float, bottom: float
         if not polygon:
             return 0.0
     return abs(sum(polygon[i - 1][0] * p[1] - p[0] * polygon[i - 1][1] for i, p in enumerate(polygon))) / 2
+
+
+def mask_edges(mask: NDArray[Any]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The edges between mask pixels and others, as lines between (x, y) corner points: the margin as it was stored."""
+    padded = np.pad(np.asarray(mask, dtype=bool), 1)
+    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    edges = [((float(x), float(y)), (float(x + 1), float(y))) for y, x in zip(rows, columns, strict=True)]
+    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
+    edges += [((float(x), float(y)), (float(x), float(y + 1))) for y, x in zip(rows, columns, strict=True)]
+    return edges

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lesionaug import __version__
+from lesionaug.data.dicom_ct import PHANTOM_MANUFACTURER
 from lesionaug.data.phantom_scan import Scan
 from lesionaug.data.phantom_shapes import SLICE_SIZE, Grid
 
-MANUFACTURER = "lesionaug phantom"
 COMMENT = "lesionaug phantom: synthetic, not a patient"
 NO_DATE, NO_TIME = "19000101", "000000"  # where DICOM wants one: a date before CT existed
 HU_OFFSET = 1024
@@ -87,7 +87,7 @@ def ct_dataset(
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = NO_TIME
     ds.AccessionNumber = ""
     ds.Modality = "CT"
-    ds.Manufacturer = MANUFACTURER
+    ds.Manufacturer = PHANTOM_MANUFACTURER
     ds.ManufacturerModelName = f"phantom, {scan.vendor}"
     ds.ReferringPhysicianName = ""
     ds.StudyDescription = "SYNTHETIC liver phantom"
@@ -195,7 +195,7 @@ def seg_dataset(slices: Sequence[Any], segments: Sequence[SegmentMask], uid_root
         series_number=3,
         sop_instance_uid=phantom_uid(*uid_root, "seg"),
         instance_number=1,
-        manufacturer=MANUFACTURER,
+        manufacturer=PHANTOM_MANUFACTURER,
         manufacturer_model_name="phantom margins",
         software_versions=f"lesionaug {__version__}",
         device_serial_number="0",

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from lesionaug.augment.sheet import RING_COLOUR, banner, drawing_style, figure_png, random_lesions, show_window
+from lesionaug.data.margins import mask_edges
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -364,7 +365,7 @@ def _draw_roi(axis: Axes, rois: RoiBatch, lesion: int, window: tuple[float, floa
     if margin and rois.masks is not None:
         from matplotlib.collections import LineCollection
 
-        edges = _mask_edges(rois.masks[lesion].to("cpu").numpy())
+        edges = mask_edges(rois.masks[lesion].to("cpu").numpy())
         axis.add_collection(LineCollection(edges, colors=RING_COLOUR, linewidths=0.9, capstyle="projecting"))
     elif margin:
         from matplotlib.patches import Ellipse
@@ -383,13 +384,3 @@ def _draw_roi(axis: Axes, rois: RoiBatch, lesion: int, window: tuple[float, floa
     axis.plot([left, left + length], [low, low], color="white", linewidth=2.0, solid_capstyle="butt")
     text = f"{diameter * unit:.0f} mm" if rois.spacing_mm is not None else f"{diameter:.0f} px"
     axis.set_xlabel(f"d = {text}", fontsize=7.5, labelpad=2)
-
-
-def _mask_edges(mask: npt.NDArray[Any]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """The edges between mask pixels and others, as lines between (x, y) corner points: the margin as it was stored."""
-    padded = np.pad(np.asarray(mask, dtype=bool), 1)
-    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    edges = [((float(x), float(y)), (float(x + 1), float(y))) for y, x in zip(rows, columns, strict=True)]
-    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
-    edges += [((float(x), float(y)), (float(x), float(y + 1))) for y, x in zip(rows, columns, strict=True)]
-    return edges
