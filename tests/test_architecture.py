@@ -29,13 +29,14 @@ EXTRAS += ["scipy", "sklearn", "statsmodels"]
 # Which rooms a room may import; the modules of the package's top level have a row each.
 ALLOWED = {
     "errors": set(),
-    "data": {"errors"},
+    "settings": {"errors"},
+    "data": {"errors", "settings"},
     "augment": {"data", "errors"},
     "models": {"errors"},
     "training": {"models", "augment", "data", "errors"},
     "evaluation": {"models", "augment", "data", "errors"},
     "environment": {"augment"},
-    "experiment": {"training", "evaluation", "models", "augment", "data", "errors", "environment"},
+    "experiment": {"training", "evaluation", "models", "augment", "data", "errors", "environment", "settings"},
     "study": {"experiment", "evaluation", "augment", "data", "errors"},
     "cli": {"study", "experiment", "training", "evaluation", "models", "augment", "data", "errors", "environment"},
     "__main__": {"cli"},

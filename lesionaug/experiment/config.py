@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lesionaug.errors import ConfigError
 from lesionaug.experiment import paper
 from lesionaug.models.cnn import CnnConfig
+from lesionaug.settings import check_keys, merge, validate
 from lesionaug.training.classifier import ClassifierConfig
 
 if TYPE_CHECKING:
@@ -238,9 +238,9 @@ def resolve_config(name: PresetName | None = None, toml: Path | None = None, **o
             where, f"the file says preset {in_file!r} and the command line {name!r}", "Give it in one place"
         )
     base = preset(name or in_file or "quick").model_dump(mode="json")
-    _check_keys(wanted, base, where)
+    check_keys(wanted, base, where)
     wanted.update({key: value for key, value in overrides.items() if value is not None})
-    return validate_config(_merge(base, wanted), where)
+    return validate_config(merge(base, wanted), where)
 
 
 def validate_config(values: Mapping[str, Any], where: str) -> RunConfig:
@@ -249,19 +249,7 @@ def validate_config(values: Mapping[str, Any], where: str) -> RunConfig:
     Raises:
         ConfigError: The first key at fault, what is wrong with it, and what it was.
     """
-    try:
-        return RunConfig.model_validate(dict(values))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            raise ConfigError(
-                where, f"unknown key {key}", "Remove it, or use the version of lesionaug that wrote it"
-            ) from error
-        rule = fault["msg"].removeprefix("Value error, ")
-        raise ConfigError(
-            f"{where}, {key}", f"{rule[0].lower()}{rule[1:]} (got {fault['input']!r})", "Correct the value"
-        ) from error
+    return validate(RunConfig, values, where)
 
 
 def difference(old: RunConfig, new: RunConfig) -> list[str]:
@@ -279,26 +267,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
-
-
-def _merge(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in wanted.items():
-        merged[key] = (
-            _merge(base[key], value) if isinstance(base.get(key), Mapping) and isinstance(value, Mapping) else value
-        )
-    return merged
-
-
-def _check_keys(wanted: Mapping[str, Any], known: Mapping[str, Any], where: str, prefix: str = "") -> None:
-    for key, value in wanted.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(known)}."
-            raise ConfigError(where, f"unknown key {prefix}{key}", hint.removesuffix("."))
-        if isinstance(known[key], Mapping):
-            if not isinstance(value, Mapping):
-                raise ConfigError(
-                    where, f"{prefix}{key} must be a table, got {value!r}", f"Write [{prefix}{key}] and its keys below"
-                )
-            _check_keys(value, known[key], where, f"{prefix}{key}.")

@@ -5,6 +5,7 @@ All UIDs and dates are fixed by the seed, so that the same phantom has the same 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 
 from lesionaug import __version__
 from lesionaug.data.dicom_ct import PHANTOM_MANUFACTURER
-from lesionaug.data.phantom_scan import Scan
-from lesionaug.data.phantom_shapes import SLICE_SIZE, Grid
+from lesionaug.data.phantom.scanner import Scan
+from lesionaug.data.phantom.shapes import SLICE_SIZE, Grid
 
 COMMENT = "lesionaug phantom: synthetic, not a patient"
 NO_DATE, NO_TIME = "19000101", "000000"  # where DICOM wants one: a date before CT existed
@@ -148,22 +149,30 @@ def ct_dataset(
     return ds
 
 
-def seg_dataset(slices: Sequence[Any], segments: Sequence[SegmentMask], uid_root: Sequence[object]) -> Any:
+def _kind(name: str) -> Any:
+    """Code of a class: the standard one, or a code of ours under the class's own name."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    known = {"cyst": codes.SCT.Cyst, "metastasis": codes.SCT.Metastasis, "hemangioma": codes.SCT.Hemangioma}
+    value = "SYNTH-" + hashlib.sha256(name.encode()).hexdigest()[:8].upper()
+    return known.get(name) or hd.sr.CodedConcept(value, "99LESIONAUG", name)
+
+
+def seg_dataset(
+    slices: Sequence[Any], segments: Sequence[SegmentMask], uid_root: Sequence[object], host: str = "liver"
+) -> Any:
     """Make a BINARY segmentation of one patient, one segment a lesion, labelled by its class.
 
     Args:
         slices: The patient's CT datasets, in the order `SegmentMask.slice_index` counts.
         segments: The lesions.
         uid_root: What every UID of this patient is derived from.
+        host: The organ that holds the lesions, "liver" or "spleen".
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    kinds = {
-        "cyst": codes.SCT.Cyst,
-        "metastasis": codes.SCT.Metastasis,
-        "hemangioma": codes.SCT.Hemangioma,
-    }
     algorithm = hd.AlgorithmIdentificationSequence(
         name="lesionaug phantom",
         version=__version__,
@@ -174,12 +183,12 @@ def seg_dataset(slices: Sequence[Any], segments: Sequence[SegmentMask], uid_root
             segment_number=number,
             segment_label=segment.name,
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=kinds[segment.name],
+            segmented_property_type=_kind(segment.name),
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             tracking_uid=phantom_uid(*uid_root, "lesion", number),
             tracking_id=f"synthetic lesion {number}",
-            anatomic_regions=[codes.SCT.Liver],
+            anatomic_regions=[codes.SCT.Spleen if host == "spleen" else codes.SCT.Liver],
         )
         for number, segment in enumerate(segments, 1)
     ]
@@ -236,6 +245,7 @@ def write_patient(
     scan: Scan,
     patient_number: int,
     uid_root: Sequence[object],
+    host: str = "liver",
 ) -> None:
     """Write `folder` (which must not exist) with ct-0001.dcm ... and margins.seg.dcm."""
     folder.mkdir()
@@ -245,4 +255,4 @@ def write_patient(
     ]
     for number, dataset in enumerate(datasets, 1):
         dataset.save_as(folder / f"ct-{number:04d}.dcm", enforce_file_format=True)
-    seg_dataset(datasets, segments, uid_root).save_as(folder / "margins.seg.dcm", enforce_file_format=True)
+    seg_dataset(datasets, segments, uid_root, host).save_as(folder / "margins.seg.dcm", enforce_file_format=True)

@@ -1,0 +1,704 @@
+"""Phantom, step 1: the upper abdomen of a made-up patient in portal-phase CT, in space, and what one slice cuts of it.
+
+`draw_patient` draws everything about a patient once, so all slices of it belong together; `cut_slice` gives the shapes
+of a slice before anything is painted, so that lesions can be placed among them; `paint_anatomy` paints them in HU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lesionaug.data.phantom.recipe import TissueRecipe
+from lesionaug.data.phantom.shapes import (
+    ANGLES,
+    EVERYWHERE,
+    NUM_ANGLES,
+    SLICE_SIZE,
+    Ellipsoid,
+    Float,
+    Grid,
+    Point,
+    Star,
+    Waves,
+    blend,
+    coverage,
+    draw_waves,
+    ellipse,
+    slab_coverage,
+    soft_max,
+    soft_min,
+    sub_slices,
+    through_points,
+    wobble,
+)
+from lesionaug.data.phantom.vessels import Points, Tubes, grow_tree, polyline
+
+LOWEST_MM, HIGHEST_MM = -50.0, 55.0  # where slices are taken: from the gallbladder up to below the heart
+
+# The liver's outline in slices from the dome to its tip: radii (in half-widths of the body) around its middle, by
+# angle in degrees from the patient's left towards the back. Beyond the wall means: up to the wall.
+_LIVER_ANGLES = [-95.0, -50, -28, -14, -5, 4, 14, 27, 42, 56, 70, 84, 100, 180, 240]
+_LIVER_OUTLINES: dict[float, list[float]] = {
+    65.0: [1.1, 1.05, 0.86, 0.74, 0.64, 0.56, 0.50, 0.44, 0.42, 0.46, 0.62, 0.90, 1.2, 1.2, 1.1],
+    35.0: [1.1, 1.10, 1.02, 0.92, 0.78, 0.60, 0.45, 0.35, 0.33, 0.40, 0.60, 0.90, 1.2, 1.2, 1.1],
+    5.0: [1.1, 1.10, 1.02, 0.92, 0.74, 0.50, 0.38, 0.29, 0.28, 0.37, 0.57, 0.90, 1.2, 1.2, 1.1],
+    -20.0: [1.1, 1.05, 0.92, 0.72, 0.54, 0.40, 0.32, 0.27, 0.27, 0.35, 0.52, 0.84, 1.2, 1.2, 1.1],
+    -45.0: [1.1, 0.95, 0.70, 0.48, 0.36, 0.29, 0.25, 0.22, 0.24, 0.31, 0.42, 0.68, 1.1, 1.2, 1.1],
+    -75.0: [0.8, 0.62, 0.42, 0.26, 0.19, 0.15, 0.14, 0.14, 0.17, 0.24, 0.34, 0.58, 0.9, 1.2, 1.0],
+}
+
+
+@dataclass(frozen=True)
+class Values:
+    """Tissue values of a patient, HU."""
+
+    liver: float
+    vessel: float
+    aorta: float
+    cava: float
+    spleen: float
+    muscle: float
+    kidney: float
+    fat: float
+    stomach: float
+    bone: float
+    pancreas: float
+    bile: float
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One made-up patient: build in mm, tissue values in HU, organs and vessels in space."""
+
+    half_width_mm: float
+    half_height_mm: float
+    hu: Values
+    body: Star
+    fat_mm: NDArray[np.float64]  # by angle around the origin, [NUM_ANGLES]
+    wall_mm: NDArray[np.float64]
+    gap_mm: NDArray[np.float64]  # fat between the liver and the wall
+    dome_mm: tuple[float, float, float]  # where the diaphragm's cap begins, height of its right and left half
+    dome_tilt: float
+    liver_center_mm: tuple[float, float]
+    liver_heights_mm: NDArray[np.float64]
+    liver_outlines_mm: NDArray[np.float64]  # [heights, NUM_ANGLES]
+    surface: Waves
+    vertebra: Star
+    aorta: Star
+    cava: Star
+    disc_mm: float
+    rib_mm: float
+    organs: dict[str, Ellipsoid]
+    veins: Tubes
+    hilum: Tubes
+    pancreas: Tubes
+    small_vessels: Tubes
+    texture: Waves
+    mottle: Waves
+
+    def cavity_depth(self, x: Float, y: Float) -> Float:
+        """Depth under the inner face of the body wall."""
+        index = self.body.angle_index(x, y)
+        depth: Float = self.body.depth(x, y) - (self.fat_mm + self.wall_mm).astype(np.float32)[index]
+        return depth
+
+    def dome_depth(self, x: Float, y: Float, z: Float | float) -> Float:
+        """Depth under the diaphragm's two domes; large where the wall bounds the abdomen."""
+        a, b = np.float32(self.half_width_mm), np.float32(self.half_height_mm)
+        begin, right, left = (np.float32(v) for v in self.dome_mm)
+        above = np.maximum(z - (begin - np.float32(self.dome_tilt) * y), 0)
+        halves = []
+        for side, height in ((-1, right), (1, left)):
+            level = np.sqrt(
+                ((x - np.float32(side * 0.36) * a) / (np.float32(0.80) * a)) ** 2
+                + (y / (np.float32(1.25) * b)) ** 2
+                + (above / height) ** 2
+            )
+            halves.append((1 - level) * np.float32(0.9) * b)
+        return soft_max(halves[0], halves[1], 12.0)
+
+    def peritoneum_depth(self, x: Float, y: Float, z: Float | float, cavity: Float) -> Float:
+        """Depth inside the abdominal cavity, below the diaphragm, given the depth inside the wall."""
+        return np.minimum(cavity - np.float32(1.0), self.dome_depth(x, y, z))
+
+    def allowed_depth(self, x: Float, y: Float, z: float, cavity: Float) -> Float:
+        """Where liver or lesion may be: inside the peritoneum, off the spine, the great vessels and the kidney."""
+        index = self.body.angle_index(x, y)
+        depth = self.peritoneum_depth(x, y, z, cavity) - self.gap_mm.astype(np.float32)[index]
+        depth = soft_min(depth, -(self.vertebra.depth(x, y) + 7), 8.0)
+        depth = soft_min(depth, -(self.aorta.depth(x, y) + 4), 4.0)
+        depth = np.minimum(depth, -(self.cava.depth(x, y) - np.float32(0.5)))  # the cava lies in a groove of the liver
+        return soft_min(depth, -(self.organs["right kidney"].depth(x, y, z) + 5), 5.0)
+
+    def liver_outline(self, z: float) -> Star:
+        """The liver's own outline in the plane at z, before wall and neighbours stop it."""
+        at = float(np.interp(z, self.liver_heights_mm, np.arange(len(self.liver_heights_mm))))
+        low = min(int(at), len(self.liver_heights_mm) - 2)
+        share = at - low
+        radii = (1 - share) * self.liver_outlines_mm[low] + share * self.liver_outlines_mm[low + 1]
+        return Star(self.liver_center_mm, radii)
+
+    def liver_depth(self, x: Float, y: Float, z: float, allowed: Float) -> Float:
+        """Depth inside the liver in the plane at z, given where it may be."""
+        own = self.liver_outline(z).depth(x, y) + np.float32(2.5) * self.surface.on(x, y, z)
+        own = soft_min(own, -(self.organs["gallbladder"].depth(x, y, z) + 1), 3.0)
+        return soft_min(own, allowed, 9.0)
+
+    def spleen_depth(self, x: Float, y: Float, z: float, peritoneum: Float) -> Float:
+        """Depth inside the spleen in the plane at z; stomach and kidney have pressed a hollow into it."""
+        middle = (0.28 * self.half_width_mm, 0.1 * self.half_height_mm, 10.0)
+        hollow = Ellipsoid(middle, (46.0, 52.0, 90.0), np.eye(3))
+        own = self.organs["spleen"].depth(x, y, z) + np.float32(2.5) * self.surface.on(x, y, z)
+        return soft_min(soft_min(own, -hollow.depth(x, y, z), 5.0), peritoneum - np.float32(1.5), 6.0)
+
+
+def draw_patient(rng: np.random.Generator, tissue: TissueRecipe | None = None) -> Patient:
+    """Draw a patient: build, tissue values, organs and vessels."""
+    tissue = tissue or TissueRecipe()
+    a = float(np.clip(rng.normal(160, 12), 140, 182))
+    b = a * float(rng.uniform(0.66, 0.78))
+    power = float(rng.uniform(2.1, 2.5))
+    outline = (np.abs(np.cos(ANGLES) / a) ** power + np.abs(np.sin(ANGLES) / b) ** power) ** (-1 / power)
+    outline *= 1 + wobble(rng, 0.008, range(2, 8))
+    outline -= 4 * np.exp(-(((ANGLES - np.pi / 2) / 0.12) ** 2))  # the furrow over the spine
+    body = Star((0.0, 0.0), outline)
+
+    from_back = np.rad2deg(np.angle(np.exp(1j * (ANGLES - np.pi / 2))))  # 0 at the back, +90 patient right, -90 left
+    front = np.exp(-(((np.abs(from_back) - 180) / 55) ** 2))
+    fat_mm = float(np.clip(rng.lognormal(np.log(13), 0.45), 5, 30))
+    fat = fat_mm * (1 - 0.25 * front) * np.exp(wobble(rng, 0.12, range(1, 6)))
+    wall = float(rng.uniform(12, 16)) * (1 - 0.3 * front) * np.exp(wobble(rng, 0.05, range(2, 6)))
+    wall += float(rng.uniform(16, 26)) * np.exp(-(((np.abs(from_back) - 19) / 15) ** 2))
+    wall += 12 * np.exp(-((from_back / 10) ** 2))
+    gap = np.clip(0.5 + wobble(rng, 0.9, range(1, 8), 0.5), 0.1, 3.0)
+
+    spine_y = b - fat_mm - 62 + float(rng.normal(0, 2))
+    vertebra = ellipse((float(rng.normal(0, 2)), spine_y), float(rng.uniform(19, 23)), float(rng.uniform(14.5, 17)))
+    side, front_y = vertebra.center_mm
+    aorta_radius = float(rng.uniform(9, 12))
+    aorta = ellipse((side + float(rng.uniform(8, 16)), front_y - 18 - aorta_radius), aorta_radius, aorta_radius * 0.97)
+    cava = ellipse(
+        (side - float(rng.uniform(20, 27)), front_y - float(rng.uniform(28, 36))),
+        float(rng.uniform(11, 15)),
+        float(rng.uniform(8, 12)),
+        float(rng.uniform(-30, 30)),
+    )
+
+    center = (-0.37 * a + float(rng.normal(0, 4)), -0.22 * b + float(rng.normal(0, 4)))
+    turn, left_lobe = float(rng.normal(0, 4)), float(rng.uniform(0.72, 1.06))
+    reach = np.array([1.0, 1.0, 1.0, left_lobe, left_lobe, left_lobe, (1 + left_lobe) / 2] + [1.0] * 8)
+    heights = sorted(_LIVER_OUTLINES)
+    bumps = 1 + wobble(rng, 0.025, range(2, 9), 0.8)
+    outlines = [
+        through_points([v + turn for v in _LIVER_ANGLES], list(np.array(_LIVER_OUTLINES[h]) * reach * a), 3.0) * bumps
+        for h in heights
+    ]
+    stretch = float(rng.uniform(0.9, 1.15))
+
+    patient = Patient(
+        half_width_mm=a,
+        half_height_mm=b,
+        hu=_draw_values(rng, tissue),
+        body=body,
+        fat_mm=fat,
+        wall_mm=wall,
+        gap_mm=gap,
+        dome_mm=(float(rng.uniform(-20, 0)), float(rng.uniform(92, 108)), float(rng.uniform(80, 98))),
+        dome_tilt=float(rng.uniform(0.35, 0.55)),
+        liver_center_mm=center,
+        liver_heights_mm=np.array(heights) * stretch,
+        liver_outlines_mm=np.array(outlines),
+        surface=draw_waves(rng, 60.0),
+        vertebra=vertebra,
+        aorta=aorta,
+        cava=cava,
+        disc_mm=float(rng.uniform(0, 33)),
+        rib_mm=float(rng.uniform(0, 32)),
+        organs=_draw_organs(rng, a, b, center),
+        veins=Tubes(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0)),
+        hilum=Tubes(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0)),
+        pancreas=_draw_pancreas(rng, a, b),
+        small_vessels=_draw_small_vessels(rng, a, b),
+        texture=draw_waves(rng, 7.0, num=96, spread=0.4),
+        mottle=draw_waves(rng, 24.0, num=64, spread=0.5),
+    )
+    return _with_vessels(patient, rng)
+
+
+def _draw_values(rng: np.random.Generator, tissue: TissueRecipe) -> Values:
+    """Draw tissue values: one enhancement for all vessels, a liver of its own, one in ten steatotic."""
+    steatotic = rng.random() < tissue.steatosis
+    mean, spread = tissue.liver_hu
+    liver = float(np.clip(rng.normal(mean, spread), mean - 2 * spread, mean + 2.2 * spread))
+    if steatotic:
+        liver = float(rng.uniform(*tissue.steatotic_hu))
+    enhancement = float(rng.normal(0, tissue.enhancement_hu))
+    water = rng.random() < 0.6  # drunk before the scan; else oral contrast
+    return Values(
+        liver=liver,
+        vessel=max(liver + 25, tissue.vessel_hu + enhancement + float(rng.normal(0, 4))),
+        aorta=tissue.vessel_hu - 4 + enhancement + float(rng.normal(0, 5)),
+        cava=tissue.vessel_hu - 16 + enhancement + float(rng.normal(0, 8)),
+        spleen=122 + enhancement + float(rng.normal(0, 5)),
+        muscle=float(rng.normal(60, 4)),
+        kidney=180 + enhancement + float(rng.normal(0, 8)),
+        fat=float(rng.normal(-102, 4)),
+        stomach=float(rng.uniform(8, 35)) if water else float(rng.uniform(120, 260)),
+        bone=float(rng.normal(190, 30)),
+        pancreas=float(rng.normal(98, 8)),
+        bile=float(rng.uniform(2, 16)),
+    )
+
+
+def _ellipsoid(rng: np.random.Generator, center: Point, half_axes: Point, turn_deg: float = 0.0) -> Ellipsoid:
+    """Make an ellipsoid with a middle and size that vary a little, turned about the body's axis and slightly tilted."""
+    turn, lean, roll = np.deg2rad([turn_deg + rng.normal(0, 5), rng.normal(0, 8), rng.normal(0, 8)])
+    about_z = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(lean), np.sin(lean)], [0, -np.sin(lean), np.cos(lean)]])
+    about_y = np.array([[np.cos(roll), 0, np.sin(roll)], [0, 1, 0], [-np.sin(roll), 0, np.cos(roll)]])
+    moved = tuple(float(c + rng.normal(0, 3)) for c in center)
+    sized = tuple(float(h * rng.uniform(0.88, 1.12)) for h in half_axes)
+    return Ellipsoid((moved[0], moved[1], moved[2]), (sized[0], sized[1], sized[2]), about_y @ about_x @ about_z)
+
+
+def _draw_organs(rng: np.random.Generator, a: float, b: float, liver: tuple[float, float]) -> dict[str, Ellipsoid]:
+    """Draw the organs that are near enough to ellipsoids."""
+    organs = {
+        "spleen": _ellipsoid(rng, (0.66 * a, 0.24 * b, 18.0), (0.19 * a, 0.46 * b, 62.0), -16),
+        "stomach": _ellipsoid(rng, (0.40 * a, -0.20 * b, 18.0), (0.25 * a, 0.33 * b, 78.0), 15),
+        "left kidney": _ellipsoid(rng, (0.37 * a, 0.38 * b, -38.0), (28.0, 24.0, 54.0), 50),
+        "right kidney": _ellipsoid(rng, (-0.35 * a, 0.42 * b, -68.0), (28.0, 24.0, 54.0), -50),
+        "gallbladder": _ellipsoid(rng, (liver[0] + 0.17 * a, liver[1] + 0.02 * b, -52.0), (15.0, 19.0, 30.0)),
+        "colon left": _ellipsoid(rng, (0.60 * a, -0.32 * b, -40.0), (21.0, 24.0, 38.0)),
+        "colon front": _ellipsoid(rng, (0.22 * a, -0.58 * b, -62.0), (48.0, 19.0, 26.0)),
+        "colon right": _ellipsoid(rng, (-0.38 * a, -0.30 * b, -92.0), (26.0, 24.0, 34.0)),
+        "esophagus": _ellipsoid(rng, (0.12 * a, 0.12 * b, 80.0), (10.0, 8.0, 46.0)),
+    }
+    for number in range(int(rng.integers(6, 11))):  # loops of jejunum below the stomach
+        where = (float(rng.uniform(0.08, 0.55)) * a, float(rng.uniform(-0.45, 0.1)) * b, float(rng.uniform(-80, -35)))
+        organs[f"bowel {number}"] = _ellipsoid(rng, where, (15.0, 11.0, 13.0), float(rng.uniform(0, 180)))
+    return organs
+
+
+def _draw_pancreas(rng: np.random.Generator, a: float, b: float) -> Tubes:
+    """Draw head, body and tail of the pancreas as a thick line across the midline, rising to the spleen."""
+    corners = [(-0.10, -0.12, -48.0), (-0.04, -0.14, -28.0), (0.08, -0.18, -16.0), (0.22, -0.08, -10.0)]
+    corners += [(0.38, 0.06, -4.0), (0.50, 0.16, 3.0)]
+    points = [(x * a + rng.normal(0, 3), y * b + rng.normal(0, 3), z + rng.normal(0, 3)) for x, y, z in corners]
+    return polyline(points, [13, 12, 9, 9.5, 10, 8])
+
+
+def _draw_small_vessels(rng: np.random.Generator, a: float, b: float) -> Tubes:
+    """Draw vessels in the fat of the left side: short crooked lines in space."""
+    tubes = []
+    for _ in range(int(rng.integers(45, 70))):
+        point = np.array([rng.uniform(-0.15, 0.62) * a, rng.uniform(-0.55, 0.35) * b, rng.uniform(-70, 70)])
+        path, direction = [point], rng.normal(size=3)
+        for _ in range(int(rng.integers(3, 7))):
+            direction = direction + rng.normal(0, 0.5, size=3)
+            point = point + 5 * direction / np.linalg.norm(direction)
+            path.append(point)
+        radius = float(np.clip(rng.lognormal(np.log(1.3), 0.35), 0.7, 3))
+        tubes.append(polyline([(float(p[0]), float(p[1]), float(p[2])) for p in path], radius))
+    total = tubes[0]
+    for tube in tubes[1:]:
+        total = total + tube
+    return total
+
+
+def _with_vessels(patient: Patient, rng: np.random.Generator) -> Patient:
+    """Grow the portal vein from the hilum and three hepatic veins from the cava into the liver."""
+    a, b = patient.half_width_mm, patient.half_height_mm
+
+    def inside(points: Points, margin: float = 3.0) -> NDArray[np.bool_]:
+        found = np.zeros(len(points), np.bool_)
+        for low in np.arange(-70, 90, 4.0):  # outline and surface are told for a plane: near enough within 4 mm
+            here = np.flatnonzero((points[:, 2] >= low) & (points[:, 2] < low + 4))
+            if len(here) == 0:
+                continue
+            x, y = points[here, 0].astype(np.float32), points[here, 1].astype(np.float32)
+            allowed = patient.allowed_depth(x, y, float(low + 2), patient.cavity_depth(x, y))
+            own = soft_min(patient.liver_outline(float(low + 2)).depth(x, y), allowed, 9.0)
+            found[here] = own > margin
+        return found
+
+    points = np.stack(
+        [rng.uniform(-a, 0.75 * a, 2600), rng.uniform(-b, 0.8 * b, 2600), rng.uniform(-66, 82, 2600)], axis=1
+    )
+    points = points[inside(points, 5.0)][:620]
+    portal, hepatic = points[::2], points[1::2]
+
+    hilum = np.array([-0.10 * a, patient.liver_center_mm[1] + 0.24 * b, float(rng.uniform(-6, 6))])
+    shift = rng.normal(0, 4, size=(6, 3))
+    confluence = (0.04 * a, hilum[1] + 10, hilum[2] - 30)
+    fork = hilum + np.array([-12, -6, 6])
+    right = fork + np.array([-22, 4, 4]) + shift[0]
+    left = fork + np.array([16, -18, 14]) + shift[1]
+    trunks = [
+        [fork, right, right + np.array([-20, 22, -10]) + shift[2]],
+        [fork, right + np.array([-8, -4, 2]), right + np.array([-22, -20, 10]) + shift[3]],
+        [fork, left, left + np.array([2, -24, 2]) + shift[4]],
+    ]
+    portal_tree = grow_tree([_points(t) for t in trunks], portal, 6.8, 0.82, rng, inside)
+    stem = polyline([confluence, _point(hilum), _point(fork)], float(rng.uniform(6.2, 7.6)))
+
+    mouth = np.array([patient.cava.center_mm[0], patient.cava.center_mm[1] - 6, 62.0])
+    ends = [(-0.62 * a, 0.05 * b, 5.0), (-0.36 * a, -0.42 * b, 5.0), (0.12 * a, -0.45 * b, 25.0)]
+    veins = [
+        [_point(mouth), _point(mouth * 0.55 + np.array(e) * 0.45 + rng.normal(0, 5, size=3) + [0, 0, 8]), e]
+        for e in ends
+    ]
+    hepatic_tree = grow_tree(veins, hepatic, 5.2, 0.78, rng, inside)
+    splenic = polyline(
+        [confluence, (0.2 * a, 0.02 * b, hilum[2] - 16), (0.42 * a, 0.12 * b, 0), (0.52 * a, 0.2 * b, 8)], 4.2
+    )
+    return replace(patient, veins=portal_tree + hepatic_tree, hilum=stem + splenic)
+
+
+def _point(values: NDArray[np.float64]) -> Point:
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
+def _points(path: list[NDArray[np.float64]]) -> list[Point]:
+    return [_point(p) for p in path]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shapes of one slice: depths in mm, [512, 512] float32, at its middle height."""
+
+    patient: Patient
+    grid: Grid
+    z_mm: float
+    thickness_mm: float
+    body: Float
+    cavity: Float
+    peritoneum: Float
+    allowed: Float
+    liver: Float
+    liver_lean_mm: Float  # what the liver's depth changes over the thickness
+    spleen: Float
+    spleen_lean_mm: Float
+
+    def slab(self, depth_at: Callable[[float], Float], edge_mm: float | None = None) -> Float:
+        """Coverage of a shape by this slice, see `slab_coverage`."""
+        return slab_coverage(depth_at, self.z_mm, self.thickness_mm, self.edge_mm if edge_mm is None else edge_mm)
+
+    @property
+    def edge_mm(self) -> float:
+        """Width of an upright boundary's ramp: a pixel and a bit."""
+        return max(1.0, 1.2 * self.grid.spacing_mm)
+
+    @property
+    def heights(self) -> list[float]:
+        """Planes that sample the slice's thickness."""
+        return sub_slices(self.z_mm, self.thickness_mm)
+
+
+def cut_slice(patient: Patient, grid: Grid, z_mm: float, thickness_mm: float) -> Geometry:
+    """Cut the patient at a height (0 is the hilum) and find the shapes of the slice."""
+    x, y = grid.x, grid.y
+    cavity = patient.cavity_depth(x, y)
+
+    def allowed(z: float) -> Float:
+        return patient.allowed_depth(x, y, z, cavity)
+
+    peritoneum = patient.peritoneum_depth(x, y, z_mm, cavity)
+    top, bottom = z_mm + thickness_mm / 2, z_mm - thickness_mm / 2
+    above, below = (patient.liver_depth(x, y, z, allowed(z)) for z in (top, bottom))
+    upper, lower = (patient.spleen_depth(x, y, z, peritoneum) for z in (top, bottom))
+    return Geometry(
+        patient=patient,
+        grid=grid,
+        z_mm=z_mm,
+        thickness_mm=thickness_mm,
+        body=patient.body.depth(x, y),
+        cavity=cavity,
+        peritoneum=peritoneum,
+        allowed=allowed(z_mm),
+        liver=(above + below) / 2,
+        liver_lean_mm=np.abs(above - below),
+        spleen=(upper + lower) / 2,
+        spleen_lean_mm=np.abs(upper - lower),
+    )
+
+
+def paint_anatomy(
+    geometry: Geometry, rng: np.random.Generator, *, liver: Float | None = None, spleen: Float | None = None
+) -> Float:
+    """Paint everything but the lesions, [512, 512] float32 HU, before blur and noise.
+
+    `liver` and `spleen` are depths to use instead of the geometry's: organs that lesions have enlarged.
+    """
+    liver_depth = geometry.liver if liver is None else liver
+    spleen_depth = geometry.spleen if spleen is None else spleen
+    patient, grid = geometry.patient, geometry.grid
+    hu = np.full((SLICE_SIZE, SLICE_SIZE), -1000, np.float32)
+    x, y, edge = grid.x, grid.y, geometry.edge_mm
+    texture = patient.texture.on(x, y, geometry.z_mm)
+    mottle = patient.mottle.on(x, y, geometry.z_mm)
+
+    _paint_table(hu, geometry)
+    _paint_wall(hu, geometry, texture, mottle)
+    lung = np.minimum(geometry.cavity - 1.0, -(geometry.peritoneum + 2.2))  # the rest is diaphragm
+    blend(hu, EVERYWHERE, coverage(np.minimum(geometry.cavity - 0.6, -geometry.peritoneum), edge), patient.hu.muscle)
+    lean = np.abs(patient.dome_depth(x, y, geometry.z_mm + geometry.thickness_mm / 2) - geometry.peritoneum)
+    lean = np.where(geometry.peritoneum < geometry.cavity - 1.5, 2 * lean, 0).astype(np.float32)
+    blend(hu, EVERYWHERE, coverage(lung, edge + np.minimum(lean, 12)), -860 + 25 * texture)
+    _paint_left_side(hu, geometry, spleen_depth, texture, mottle, rng)
+
+    vein = patient.veins.cut(grid, geometry.heights, 0.9)
+    stem = patient.hilum.cut(grid, geometry.heights, 0.9)
+    parenchyma = patient.hu.liver + 1.6 * mottle + 1.8 * texture
+    covered = coverage(liver_depth, edge + geometry.liver_lean_mm)
+    blend(hu, EVERYWHERE, covered, parenchyma)
+    _paint_clefts(hu, geometry, liver_depth)
+    blend(hu, EVERYWHERE, vein * (covered > 0.5), patient.hu.vessel)
+    blend(hu, EVERYWHERE, stem, patient.hu.vessel)
+    box = grid.box(patient.organs["gallbladder"].center_mm, patient.organs["gallbladder"].reach_mm + 4)
+    bile = patient.organs["gallbladder"]
+    bx, by = x[:, box[1]], y[box[0]]
+    blend(hu, box, geometry.slab(lambda z: np.minimum(bile.depth(bx, by, z) + 1.8, geometry.peritoneum[box])), 70)
+    blend(hu, box, geometry.slab(lambda z: np.minimum(bile.depth(bx, by, z), geometry.peritoneum[box])), patient.hu.bile)
+
+    _paint_great_vessels(hu, geometry)
+    _paint_bones(hu, geometry, texture, rng)
+    return hu
+
+
+def _paint_table(hu: Float, geometry: Geometry) -> None:
+    """Paint the table: a thin shell curved like a shallow dish under the back, and the frame below it."""
+    x, y, edge = geometry.grid.x, geometry.grid.y, geometry.edge_mm
+    dish = (geometry.patient.half_height_mm + 14) - (x / 260) ** 2 * 24 - y
+    blend(hu, EVERYWHERE, coverage(np.float32(1.8) - np.abs(dish), edge) * (np.abs(x) < 210), 110)
+    blend(hu, EVERYWHERE, coverage(np.float32(20) - np.abs(dish + 21), edge) * (np.abs(x) < 200 + dish), -960)
+    blend(hu, EVERYWHERE, coverage(np.float32(1.2) - np.abs(dish + 41), edge) * (np.abs(x) < 160), 20)
+
+
+def _paint_wall(hu: Float, geometry: Geometry, texture: Float, mottle: Float) -> None:
+    """Paint skin, subcutaneous fat with its septa, two layers of muscle with fat between them, and the cavity's fat."""
+    patient, edge = geometry.patient, geometry.edge_mm
+    x, y = geometry.grid.x, geometry.grid.y
+    index = patient.body.angle_index(x, y)
+    blend(hu, EVERYWHERE, coverage(geometry.body, edge), 20)  # skin
+    septa = 22 * np.clip(1 - np.abs(texture + 0.4 * mottle) / 0.16, 0, 1)
+    blend(hu, EVERYWHERE, coverage(geometry.body - 1.8, edge), patient.hu.fat + 3 * texture + septa * 0.6)
+    fat = patient.fat_mm.astype(np.float32)[index]
+    wall = patient.wall_mm.astype(np.float32)[index]
+    muscle = geometry.body - fat + 0.8 * mottle
+    marbled = patient.hu.muscle + 4 * texture - 70 * np.clip(mottle + 0.5 * texture - 1.35, 0, 1)
+    blend(hu, EVERYWHERE, coverage(muscle, edge), marbled)
+    plane = np.abs(muscle - 0.42 * wall + 1.2 * mottle)  # fat between the outer muscles and the ribs' layer
+    thick = np.clip(0.5 + 0.8 * mottle, 0, 1.6)
+    blend(hu, EVERYWHERE, coverage(thick - plane, edge) * (wall > 9), patient.hu.fat + 20)
+    blend(hu, EVERYWHERE, coverage(geometry.cavity, edge), patient.hu.fat + 4 + 5 * mottle)
+
+
+def _paint_left_side(
+    hu: Float, geometry: Geometry, spleen_depth: Float, texture: Float, mottle: Float, rng: np.random.Generator
+) -> None:
+    """Paint vessels of the fat, pancreas, spleen, kidneys, stomach, colon and bowel."""
+    patient, grid, z = geometry.patient, geometry.grid, geometry.z_mm
+    x, y = grid.x, grid.y
+    inside = geometry.peritoneum - 1.5
+    within = coverage(inside, 1.0)
+    vessels = patient.small_vessels.cut(grid, geometry.heights, 0.9) * within
+    blend(hu, EVERYWHERE, vessels, patient.hu.vessel - 15)
+
+    lobules = 2.2 * texture + 1.2 * mottle
+    distance = _tube_depth(patient.pancreas, grid, z)
+    depth = soft_min(distance + lobules, inside, 3.0)
+    blend(hu, EVERYWHERE, coverage(depth, 2.0), patient.hu.pancreas - 40 * np.clip(-texture - 0.9, 0, 1))
+
+    covered = coverage(spleen_depth, geometry.edge_mm + geometry.spleen_lean_mm)
+    blend(hu, EVERYWHERE, covered, patient.hu.spleen + 1.5 * texture + 1.5 * mottle)
+
+    for side, name in ((1, "left kidney"), (-1, "right kidney")):
+        kidney = patient.organs[name]
+        middle = kidney.center_mm
+        sinus = Ellipsoid((middle[0] - side * 11, middle[1] - 3, middle[2]), (11.0, 8.0, 34.0), kidney.axes)
+        box = grid.box(middle, kidney.reach_mm + 4)
+        bx, by, wall = x[:, box[1]], y[box[0]], geometry.peritoneum[box]
+        for shape, value, soft in ((kidney, patient.hu.kidney, None), (sinus, patient.hu.fat + 25, 3.0)):
+            # A kidney lies behind the peritoneum, beside the spine.
+            covered = geometry.slab(
+                lambda at, shape=shape: np.minimum(shape.depth(bx, by, at), wall + 6),  # type: ignore[misc]
+                soft,
+            )
+            blend(hu, box, covered, value + 2 * texture[box])
+
+    for name, organ in patient.organs.items():
+        if name.startswith(("bowel", "colon", "stomach", "esophagus")):
+            _paint_hollow(hu, geometry, name, organ, inside, texture, mottle, rng)
+
+
+def _tube_depth(tubes: Tubes, grid: Grid, z: float) -> Float:
+    """Depth inside thick tubes in the plane at z, [512, 512]; -99 far away from them."""
+    depth = np.full((SLICE_SIZE, SLICE_SIZE), -99, np.float32)
+    for start, end, radius in zip(tubes.start, tubes.end, tubes.radius, strict=True):
+        run = end - start
+        box = grid.box(tuple((start + end)[:2] / 2), float(np.linalg.norm(run)) / 2 + radius + 8)
+        dx, dy = grid.x[:, box[1]] - np.float32(start[0]), grid.y[box[0]] - np.float32(start[1])
+        dz = np.float32(z - start[2])
+        along = np.clip((dx * run[0] + dy * run[1] + dz * run[2]) / (run @ run), 0, 1).astype(np.float32)
+        squared = (dx - along * run[0]) ** 2 + (dy - along * run[1]) ** 2 + (dz - along * run[2]) ** 2
+        np.maximum(depth[box], (radius - np.sqrt(squared)).astype(np.float32), out=depth[box])
+    return depth
+
+
+def _paint_hollow(
+    hu: Float,
+    geometry: Geometry,
+    name: str,
+    organ: Ellipsoid,
+    inside: Float,
+    texture: Float,
+    mottle: Float,
+    rng: np.random.Generator,
+) -> None:
+    """Paint a hollow organ: wall, what is in it, and gas that has risen to the front."""
+    patient, grid, edge = geometry.patient, geometry.grid, geometry.edge_mm
+    draws = rng.random(4)  # the same number for every organ, in the slice or not
+    if abs(geometry.z_mm - organ.center_mm[2]) > organ.reach_mm + geometry.thickness_mm:
+        return
+    box = grid.box(organ.center_mm, organ.reach_mm * 1.2 + 6)
+    bx, by, limit = grid.x[:, box[1]], grid.y[box[0]], inside[box]
+
+    def depth_at(z: float) -> Float:
+        own = organ.depth(bx, by, z) + 3.0 * patient.surface.on(bx, by, z) + 1.0 * mottle[box]
+        return soft_min(own, limit, 5.0)
+
+    depth = depth_at(geometry.z_mm)
+    wall = {"stomach": 3.5, "esophagus": 4.0}.get(name, 2.2) + 0.9 * texture[box] * (name == "stomach")
+    blend(hu, box, geometry.slab(depth_at), patient.hu.muscle + 22)
+    if name.startswith("colon"):
+        content, rough = 40 + 60 * float(draws[0]) - 160 * np.clip(texture[box] + 0.4 * mottle[box], 0, 1), 30.0
+    elif name == "stomach" and patient.hu.stomach > 60:
+        content, rough = patient.hu.stomach + 25 * texture[box] * (1 + mottle[box]), 12.0
+    else:
+        content, rough = np.broadcast_to(np.float32(patient.hu.stomach), depth.shape), 6.0
+    if name == "esophagus":
+        content, rough = np.broadcast_to(np.float32(patient.hu.muscle - 6), depth.shape), 3.0
+    lumen = coverage(depth - wall, edge + 1.0)
+    blend(hu, box, lumen, content + rough * 0.4 * texture[box])
+    shares = {"stomach": 0.75, "esophagus": 0.25}
+    if draws[1] < shares.get(name, 0.6 if name.startswith("colon") else 0.2):
+        half = organ.half_axes_mm[1]
+        level = organ.center_mm[1] + (float(draws[2]) * 0.9 - 0.65) * half
+        gas = np.minimum(depth - wall, level - by + 0.6 * texture[box])
+        blend(hu, box, coverage(gas, edge), -930)
+
+
+def _paint_clefts(hu: Float, geometry: Geometry, liver_depth: Float) -> None:
+    """Paint the fat of the liver's clefts: the falciform ligament's in front, the venous ligament's behind, the hilum's."""
+    patient, z = geometry.patient, geometry.z_mm
+    a = patient.half_width_mm
+    x, y = geometry.grid.x, geometry.grid.y
+    inside = coverage(liver_depth, 2.0)
+    bend = 2.5 * patient.surface.on(x, y, z)
+    middle = patient.liver_center_mm[0] + 0.36 * a
+    if z < 18:  # the round ligament, deeper the lower the slice
+        reach = min(1.0, (18 - z) / 40) * 42
+        front = -patient.half_height_mm * 0.62
+        width = np.float32(0.7 + 1.6 * min(1.0, (18 - z) / 60))
+        cleft = np.minimum(width - np.abs(x - middle - bend - 0.12 * (y - front)), front + reach - y)
+        blend(hu, EVERYWHERE, coverage(cleft, 1.2) * inside * 0.85, patient.hu.fat + 25)
+    if -12 < z < 40:  # the venous ligament, from the left portal vein to the back, oblique
+        hilum = patient.liver_center_mm[1] + 0.18 * patient.half_height_mm
+        along = (x - (patient.liver_center_mm[0] + 0.30 * a)) * 0.8 + (y - hilum) * 0.6
+        across = -(x - (patient.liver_center_mm[0] + 0.30 * a)) * 0.6 + (y - hilum) * 0.8
+        cleft = np.minimum(np.float32(0.8) - np.abs(across + bend), np.minimum(along + 4, 40 - along))
+        blend(hu, EVERYWHERE, coverage(cleft, 1.2) * inside * 0.6, patient.hu.fat + 40)
+    stem = patient.hilum
+    fatty = Tubes(stem.start[:1], stem.end[:1], stem.radius[:1] + 4.5)
+    around = _tube_depth(fatty, geometry.grid, z) + 1.5 * bend
+    blend(hu, EVERYWHERE, coverage(around, 3.0) * 0.8, patient.hu.fat + 30)
+
+
+def _paint_great_vessels(hu: Float, geometry: Geometry) -> None:
+    """Paint aorta, cava and the diaphragm's two legs beside the aorta."""
+    patient, grid, edge = geometry.patient, geometry.grid, geometry.edge_mm
+    for side, reach in ((-1, 13.0), (1, 9.0)):
+        center = patient.aorta.center_mm
+        leg = ellipse((center[0] + side * reach, center[1] + 6), 5.0, 15.0, side * 24.0)
+        box = grid.box(leg.center_mm, leg.reach_mm + 3)
+        depth = np.minimum(leg.depth(grid.x[:, box[1]], grid.y[box[0]]), -patient.aorta.depth(grid.x[:, box[1]], grid.y[box[0]]) - 1)
+        blend(hu, box, coverage(depth, edge), patient.hu.muscle)
+    for vessel, value in ((patient.aorta, patient.hu.aorta), (patient.cava, patient.hu.cava)):
+        box = grid.box(vessel.center_mm, vessel.reach_mm + 3)
+        depth = vessel.depth(grid.x[:, box[1]], grid.y[box[0]])
+        if vessel is patient.aorta:
+            blend(hu, box, coverage(depth + 1.0, edge), 50)  # its wall
+        blend(hu, box, coverage(depth, edge), value)
+
+
+def _paint_bones(hu: Float, geometry: Geometry, texture: Float, rng: np.random.Generator) -> None:
+    """Paint the vertebra (or disc) with canal, arch and processes; ribs in the wall where they cross the slice."""
+    patient, grid, edge = geometry.patient, geometry.grid, geometry.edge_mm
+    x, y = grid.x, grid.y
+    spine_x, spine_y = patient.vertebra.center_mm
+    box = grid.box((spine_x, spine_y + 20), 75)
+    bx, by = x[:, box[1]], y[box[0]]
+    grain = patient.texture.on(3.2 * bx, 3.2 * by, 3.2 * geometry.z_mm)
+    sponge = patient.hu.bone + 40 * grain + 15 * texture[box]
+    phase = (geometry.z_mm + patient.disc_mm) % 33.0  # body of the vertebra, then 8 mm of disc
+    disc = float(np.clip((phase - 25) / max(geometry.thickness_mm, 1.0) + 0.5, 0, 1)) if phase > 12 else 0.0
+
+    canal = ellipse((spine_x, spine_y + 24.5), 10, 8.5).depth(bx, by)
+    process = ellipse((spine_x, spine_y + 47), 4.2, 17).depth(bx, by)
+    arch = ellipse((spine_x, spine_y + 25), 17, 15).depth(bx, by)
+    for side in (-1, 1):
+        if disc < 0.5:
+            transverse = ellipse((spine_x + side * 24, spine_y + 27), 17, 5.5, side * 18).depth(bx, by)
+            arch = soft_max(arch, transverse, 6.0)
+    bone = soft_max(arch, process, 6.0)
+    blend(hu, box, coverage(bone, edge), 430)
+    blend(hu, box, coverage(bone - 2.2, edge + 0.5), sponge + 60)
+    body = patient.vertebra.depth(bx, by)
+    blend(hu, box, coverage(body, edge), 400 - 250 * disc)
+    blend(hu, box, coverage(body - 1.8, edge + 0.5), sponge * (1 - disc) + 92 * disc)
+    blend(hu, box, coverage(canal, edge), 25)
+    blend(hu, box, coverage(canal - 3.5, 2.0), 42)  # the cord in its fluid
+
+    # Ribs lie 32 mm apart and fall by about 1.15 mm a degree from the spine to the front, so a slice cuts each once.
+    for side in (-1, 1):
+        for number in range(-6, 8):
+            from_back = (32.0 * number + patient.rib_mm - geometry.z_mm) / 1.15 + side * 2
+            if not 14 < from_back < 146:
+                continue
+            angle = np.deg2rad(90 + side * from_back)
+            radius = _radius_where(geometry, angle)
+            center = (radius * np.cos(angle), radius * np.sin(angle))
+            steep = 7.5 + 6.5 * np.sin(np.deg2rad(min(from_back, 120) * 1.3))
+            rib = ellipse(center, float(steep), 4.2, _tangent_deg(geometry, center))
+            rib_box = grid.box(center, rib.reach_mm + 3)
+            depth = rib.depth(x[:, rib_box[1]], y[rib_box[0]])
+            cartilage = from_back > 124
+            blend(hu, rib_box, coverage(depth, edge), 110 if cartilage else 470)
+            if not cartilage:
+                blend(hu, rib_box, coverage(depth - 1.3, edge + 0.3), 150 + 25 * texture[rib_box])
+
+
+def _radius_where(geometry: Geometry, angle: float, outside_mm: float = 4.6) -> float:
+    """Find the distance from the origin, along `angle`, at which the wall's inner face lies `outside_mm` behind."""
+    radii = np.arange(40.0, 200.0, 0.5)
+    spacing, (cx, cy) = geometry.grid.spacing_mm, geometry.grid.center_px
+    columns = np.clip((radii * np.cos(angle) / spacing + cx).astype(int), 0, SLICE_SIZE - 1)
+    rows = np.clip((radii * np.sin(angle) / spacing + cy).astype(int), 0, SLICE_SIZE - 1)
+    return float(radii[int(np.argmax(geometry.cavity[rows, columns] < -outside_mm))])
+
+
+def _tangent_deg(geometry: Geometry, center_mm: tuple[float, float]) -> float:
+    """Find the direction of the cavity's boundary at a point: at a right angle to the gradient of its depth."""
+    spacing, (cx, cy) = geometry.grid.spacing_mm, geometry.grid.center_px
+    column = int(np.clip(center_mm[0] / spacing + cx, 3, SLICE_SIZE - 4))
+    row = int(np.clip(center_mm[1] / spacing + cy, 3, SLICE_SIZE - 4))
+    dx = float(geometry.cavity[row, column + 3] - geometry.cavity[row, column - 3])
+    dy = float(geometry.cavity[row + 3, column] - geometry.cavity[row - 3, column])
+    return float(np.rad2deg(np.arctan2(dy, dx))) + 90.0
+
+
