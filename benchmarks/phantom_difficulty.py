@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 import lesionaug as la
-from benchmarks.conftest import processor
+from benchmarks.conftest import machine
 from lesionaug.data.files import write_json_atomic, write_text_atomic
 from lesionaug.data.folds import make_folds
 from lesionaug.data.importer import import_source
@@ -57,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "difficulty.json"
-    settings = {"steps": options.steps, "bf16": options.bf16, "machine": processor(), "torch": torch.__version__}
+    settings = {"steps": options.steps, "bf16": options.bf16, "machine": machine(torch.device("cpu"))["device"], "torch": torch.__version__}
     state = json.loads(file.read_text()) if file.exists() else {"settings": settings, "phantoms": {}, "runs": {}}
     if {k: state["settings"][k] for k in ("steps", "bf16")} != {k: settings[k] for k in ("steps", "bf16")}:
         parser.error(f"{file} was made with other settings: {state['settings']}")
@@ -139,7 +139,7 @@ def run(rois: la.RoiBatch, seed: int, repeat: int, arm: str, options: argparse.N
         order = torch.from_numpy(np.random.default_rng([seed, repeat]).permutation(len(train)))
         labels = pool.labels[order].repeat(1 + group.per_lesion)
     started = time.monotonic()
-    autocast = torch.autocast("cpu", torch.bfloat16) if options.bf16 else contextlib.nullcontext()
+    autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if options.bf16 else contextlib.nullcontext()
     with autocast:
         trained = train_classifier(
             images,

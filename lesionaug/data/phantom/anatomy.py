@@ -37,7 +37,7 @@ from lesionaug.data.phantom.shapes import (
 )
 from lesionaug.data.phantom.vessels import Points, Tubes, grow_tree, polyline
 
-LOWEST_MM, HIGHEST_MM = -50.0, 55.0  # where slices are taken: from the gallbladder up to below the heart
+LOWEST_MM, HIGHEST_MM = -42.0, 70.0  # where slices are taken: from the gallbladder up to below the heart
 
 # The liver's outline in slices from the dome to its tip: radii (in half-widths of the body) around its middle, by
 # angle in degrees from the patient's left towards the back. Beyond the wall means: up to the wall.
@@ -92,6 +92,7 @@ class Patient:
     cava: Star
     disc_mm: float
     rib_mm: float
+    cleft_mm: float  # how deep the round ligament's cleft is in low slices; 0 for none
     organs: dict[str, Ellipsoid]
     veins: Tubes
     hilum: Tubes
@@ -132,7 +133,8 @@ class Patient:
         depth = soft_min(depth, -(self.vertebra.depth(x, y) + 7), 8.0)
         depth = soft_min(depth, -(self.aorta.depth(x, y) + 4), 4.0)
         depth = np.minimum(depth, -(self.cava.depth(x, y) - np.float32(0.5)))  # the cava lies in a groove of the liver
-        return soft_min(depth, -(self.organs["right kidney"].depth(x, y, z) + 5), 5.0)
+        depth = soft_min(depth, -(self.organs["right kidney"].depth(x, y, z) + 4), 5.0)
+        return soft_min(depth, -self.organs["right kidney's fat"].depth(x, y, z), 5.0)
 
     def liver_outline(self, z: float) -> Star:
         """The liver's own outline in the plane at z, before wall and neighbours stop it."""
@@ -207,8 +209,8 @@ def draw_patient(rng: np.random.Generator, tissue: TissueRecipe | None = None) -
         fat_mm=fat,
         wall_mm=wall,
         gap_mm=gap,
-        dome_mm=(float(rng.uniform(-20, 0)), float(rng.uniform(92, 108)), float(rng.uniform(80, 98))),
-        dome_tilt=float(rng.uniform(0.35, 0.55)),
+        dome_mm=(float(rng.uniform(-48, -28)), float(rng.uniform(108, 124)), float(rng.uniform(96, 112))),
+        dome_tilt=float(rng.uniform(0.3, 0.45)),
         liver_center_mm=center,
         liver_heights_mm=np.array(heights) * stretch,
         liver_outlines_mm=np.array(outlines),
@@ -218,6 +220,7 @@ def draw_patient(rng: np.random.Generator, tissue: TissueRecipe | None = None) -
         cava=cava,
         disc_mm=float(rng.uniform(0, 33)),
         rib_mm=float(rng.uniform(0, 32)),
+        cleft_mm=float(rng.uniform(12, 36)) * (rng.random() < 0.7),
         organs=_draw_organs(rng, a, b, center),
         veins=Tubes(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0)),
         hilum=Tubes(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0)),
@@ -269,13 +272,14 @@ def _draw_organs(rng: np.random.Generator, a: float, b: float, liver: tuple[floa
     """Draw the organs that are near enough to ellipsoids."""
     organs = {
         "spleen": _ellipsoid(rng, (0.66 * a, 0.24 * b, 18.0), (0.19 * a, 0.46 * b, 62.0), -16),
-        "stomach": _ellipsoid(rng, (0.40 * a, -0.20 * b, 18.0), (0.25 * a, 0.33 * b, 78.0), 15),
         "left kidney": _ellipsoid(rng, (0.37 * a, 0.38 * b, -38.0), (28.0, 24.0, 54.0), 50),
-        "right kidney": _ellipsoid(rng, (-0.35 * a, 0.42 * b, -68.0), (28.0, 24.0, 54.0), -50),
+        "right kidney": _ellipsoid(rng, (-0.33 * a, 0.46 * b, -80.0), (28.0, 24.0, 54.0), -50),
+        "right kidney's fat": _ellipsoid(rng, (-0.31 * a, 0.58 * b, -80.0), (44.0, 40.0, 64.0)),
         "gallbladder": _ellipsoid(rng, (liver[0] + 0.17 * a, liver[1] + 0.02 * b, -52.0), (15.0, 19.0, 30.0)),
-        "colon left": _ellipsoid(rng, (0.60 * a, -0.32 * b, -40.0), (21.0, 24.0, 38.0)),
+        "colon left": _ellipsoid(rng, (0.70 * a, -0.40 * b, -38.0), (19.0, 23.0, 40.0)),
         "colon front": _ellipsoid(rng, (0.22 * a, -0.58 * b, -62.0), (48.0, 19.0, 26.0)),
         "colon right": _ellipsoid(rng, (-0.38 * a, -0.30 * b, -92.0), (26.0, 24.0, 34.0)),
+        "stomach": _ellipsoid(rng, (0.40 * a, -0.20 * b, 18.0), (0.25 * a, 0.33 * b, 78.0), 15),
         "esophagus": _ellipsoid(rng, (0.12 * a, 0.12 * b, 80.0), (10.0, 8.0, 46.0)),
     }
     for number in range(int(rng.integers(6, 11))):  # loops of jejunum below the stomach
@@ -314,16 +318,21 @@ def _with_vessels(patient: Patient, rng: np.random.Generator) -> Patient:
     """Grow the portal vein from the hilum and three hepatic veins from the cava into the liver."""
     a, b = patient.half_width_mm, patient.half_height_mm
 
+    # The liver's depth on a lattice of 4 mm: near enough for vessels, and looked up instead of worked out.
+    step, low = 4.0, np.array([-a, -b, -72.0])
+    xs, ys = np.arange(low[0], 0.8 * a, step, np.float32)[None], np.arange(low[1], b, step, np.float32)[:, None]
+    cavity = patient.cavity_depth(xs, ys)
+    planes = []
+    for z in np.arange(low[2], 92, step):
+        allowed = patient.allowed_depth(xs, ys, float(z), cavity)
+        planes.append(soft_min(patient.liver_outline(float(z)).depth(xs, ys), allowed, 9.0))
+    lattice = np.stack(planes)  # [z, y, x]
+
     def inside(points: Points, margin: float = 3.0) -> NDArray[np.bool_]:
-        found = np.zeros(len(points), np.bool_)
-        for low in np.arange(-70, 90, 4.0):  # outline and surface are told for a plane: near enough within 4 mm
-            here = np.flatnonzero((points[:, 2] >= low) & (points[:, 2] < low + 4))
-            if len(here) == 0:
-                continue
-            x, y = points[here, 0].astype(np.float32), points[here, 1].astype(np.float32)
-            allowed = patient.allowed_depth(x, y, float(low + 2), patient.cavity_depth(x, y))
-            own = soft_min(patient.liver_outline(float(low + 2)).depth(x, y), allowed, 9.0)
-            found[here] = own > margin
+        at = np.rint((points - low) / step).astype(np.intp)[:, ::-1]
+        within = ((at >= 0) & (at < lattice.shape)).all(axis=1)
+        at = np.where(within[:, None], at, 0)
+        found: NDArray[np.bool_] = within & (lattice[at[:, 0], at[:, 1], at[:, 2]] > margin)
         return found
 
     points = np.stack(
@@ -492,8 +501,8 @@ def _paint_wall(hu: Float, geometry: Geometry, texture: Float, mottle: Float) ->
     muscle = geometry.body - fat + 0.8 * mottle
     marbled = patient.hu.muscle + 4 * texture - 70 * np.clip(mottle + 0.5 * texture - 1.35, 0, 1)
     blend(hu, EVERYWHERE, coverage(muscle, edge), marbled)
-    plane = np.abs(muscle - 0.42 * wall + 1.2 * mottle)  # fat between the outer muscles and the ribs' layer
-    thick = np.clip(0.5 + 0.8 * mottle, 0, 1.6)
+    plane = np.abs(muscle - 0.42 * wall + 1.0 * mottle)  # fat between the outer muscles and the ribs' layer
+    thick = np.clip(0.25 + 0.55 * mottle, 0, 1.3)
     blend(hu, EVERYWHERE, coverage(thick - plane, edge) * (wall > 9), patient.hu.fat + 20)
     blend(hu, EVERYWHERE, coverage(geometry.cavity, edge), patient.hu.fat + 4 + 5 * mottle)
 
@@ -509,10 +518,10 @@ def _paint_left_side(
     vessels = patient.small_vessels.cut(grid, geometry.heights, 0.9) * within
     blend(hu, EVERYWHERE, vessels, patient.hu.vessel - 15)
 
-    lobules = 2.2 * texture + 1.2 * mottle
+    lobules = 1.2 * texture + 1.0 * mottle
     distance = _tube_depth(patient.pancreas, grid, z)
     depth = soft_min(distance + lobules, inside, 3.0)
-    blend(hu, EVERYWHERE, coverage(depth, 2.0), patient.hu.pancreas - 40 * np.clip(-texture - 0.9, 0, 1))
+    blend(hu, EVERYWHERE, coverage(depth, 2.0), patient.hu.pancreas - 35 * np.clip(-texture - 1.1, 0, 1))
 
     covered = coverage(spleen_depth, geometry.edge_mm + geometry.spleen_lean_mm)
     blend(hu, EVERYWHERE, covered, patient.hu.spleen + 1.5 * texture + 1.5 * mottle)
@@ -599,20 +608,22 @@ def _paint_clefts(hu: Float, geometry: Geometry, liver_depth: Float) -> None:
     a = patient.half_width_mm
     x, y = geometry.grid.x, geometry.grid.y
     inside = coverage(liver_depth, 2.0)
-    bend = 2.5 * patient.surface.on(x, y, z)
+    bend = 2.5 * patient.surface.on(x, y, z) + 1.2 * patient.mottle.on(x, y, z)
     middle = patient.liver_center_mm[0] + 0.36 * a
-    if z < 18:  # the round ligament, deeper the lower the slice
-        reach = min(1.0, (18 - z) / 40) * 42
+    low = float(np.clip((8 - z) / 40, 0, 1))
+    if patient.cleft_mm * low > 4:  # the round ligament, deeper the lower the slice
         front = -patient.half_height_mm * 0.62
-        width = np.float32(0.7 + 1.6 * min(1.0, (18 - z) / 60))
-        cleft = np.minimum(width - np.abs(x - middle - bend - 0.12 * (y - front)), front + reach - y)
-        blend(hu, EVERYWHERE, coverage(cleft, 1.2) * inside * 0.85, patient.hu.fat + 25)
+        depth = y - front - 0.5 * bend
+        reach = np.float32(patient.cleft_mm * low)
+        width = np.float32(0.5 + 1.3 * low) * np.clip(1.2 - depth / reach, 0.2, 1)
+        cleft = np.minimum(width - np.abs(x - middle - 1.6 * bend - 0.2 * depth), reach - depth)
+        blend(hu, EVERYWHERE, coverage(cleft, 1.4) * inside * 0.75, patient.hu.fat + 30)
     if -12 < z < 40:  # the venous ligament, from the left portal vein to the back, oblique
         hilum = patient.liver_center_mm[1] + 0.18 * patient.half_height_mm
         along = (x - (patient.liver_center_mm[0] + 0.30 * a)) * 0.8 + (y - hilum) * 0.6
         across = -(x - (patient.liver_center_mm[0] + 0.30 * a)) * 0.6 + (y - hilum) * 0.8
         cleft = np.minimum(np.float32(0.8) - np.abs(across + bend), np.minimum(along + 4, 40 - along))
-        blend(hu, EVERYWHERE, coverage(cleft, 1.2) * inside * 0.6, patient.hu.fat + 40)
+        blend(hu, EVERYWHERE, coverage(cleft, 1.4) * inside * 0.45, patient.hu.fat + 40)
     stem = patient.hilum
     fatty = Tubes(stem.start[:1], stem.end[:1], stem.radius[:1] + 4.5)
     around = _tube_depth(fatty, geometry.grid, z) + 1.5 * bend

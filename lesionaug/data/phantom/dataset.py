@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
+from threadpoolctl import threadpool_limits
 
 from lesionaug import __version__
 from lesionaug.data.files import commit_directory
@@ -237,7 +238,8 @@ def _fill_slices(
 
 def _write_patient(plan: PatientPlan, folder: str) -> int:
     """Write one patient below `folder`; returns the number of slices. A function of its own, for worker processes."""
-    slices, segments, scan = draw_patient_slices(plan)
+    with threadpool_limits(1):  # the same bits whatever the machine's number of cores, and no two pools in each other's way
+        slices, segments, scan = draw_patient_slices(plan)
     write_patient(Path(folder) / plan.patient_id, slices, segments, scan, plan.number, plan.uid_root, plan.recipe.host)
     return len(slices)
 

@@ -158,7 +158,7 @@ def place_lesions(
 ) -> list[PlacedLesion] | None:
     """Find places for all lesions of a slice, none touching another; None when they do not fit together.
 
-    A lesion's centre lies 0.55-1.1 of its radius under the organ's surface (0.9 of the largest depth there is for the
+    A lesion's centre lies 0.5-1.25 of its radius under the organ's surface (0.9 of the largest depth there is for the
     large ones), so some are deep inside and some bulge over the surface, and the organ grows around these.
 
     Args:
@@ -175,7 +175,7 @@ def place_lesions(
     placed: list[PlacedLesion] = []
     for body in sorted(bodies, key=lambda body: -body.diameter_mm):  # the large one has the fewest places
         radius = body.diameter_mm / 2
-        wanted = min(radius * float(rng.uniform(0.55, 1.1)) + 2, 0.9 * float(host_depth.max()))
+        wanted = min(radius * float(rng.uniform(0.5, 1.25)) + 2, 0.9 * float(host_depth.max()))
         free = host_depth >= wanted
         for other in placed:
             distance = np.hypot(grid.x[:, ::coarse] - other.center_mm[0], grid.y[::coarse] - other.center_mm[1])
@@ -207,11 +207,11 @@ def _placed(body: LesionBody, center_mm: tuple[float, float], geometry: Geometry
 
 
 def enlarged_host(host: Float, geometry: Geometry, lesions: list[PlacedLesion]) -> Float:
-    """Grow 4-10 mm of parenchyma over lesions that bulge out of their organ; its new depth map, [512, 512]."""
+    """Grow 2-5 mm of parenchyma over lesions that bulge out of their organ; its new depth map, [512, 512]."""
     grown = host.copy()
     for lesion in lesions:
-        rim = 4 + 0.06 * lesion.body.diameter_mm
-        around = soft_max(grown[lesion.box], lesion.depth + np.float32(rim), 12.0)
+        rim = 1.5 + 0.03 * lesion.body.diameter_mm
+        around = soft_max(grown[lesion.box], lesion.depth + np.float32(rim), 8.0)
         grown[lesion.box] = np.minimum(around, geometry.allowed[lesion.box])
     return grown
 
@@ -224,7 +224,7 @@ class _Ingredients:
         recipe, radius = body.recipe, body.radius_mm
         self.radius = radius
         self.hu = min(self.draw(recipe.hu), host_hu - recipe.below_liver_hu)
-        self.pool_hu = pool_hu
+        self.host_hu, self.pool_hu = host_hu, pool_hu
         self.grain_hu = self.draw(recipe.grain_hu)
         self.grain = draw_waves(rng, self.draw((7.0, 16.0)), num=64, spread=0.4)
         self.coarse = draw_waves(rng, 1.3 * radius + 2, num=24)
@@ -262,7 +262,7 @@ class _Ingredients:
 
     def _direction(self) -> NDArray[np.float64]:
         """A direction in space, more often near the slice than above or below it."""
-        direction = self.rng.normal(size=3) * [1.0, 1.0, 0.6]
+        direction = self.rng.normal(size=3) * [1.0, 1.0, 0.35]
         unit: NDArray[np.float64] = direction / np.linalg.norm(direction)
         return unit
 
@@ -277,7 +277,7 @@ class _Ingredients:
         coarse, fine = self.coarse.on(x, y, height), self.fine.on(x, y, height)
         hu = np.float32(self.hu) + np.float32(self.grain_hu) * self.grain.on(x, y, height)
         if self.filled:  # nearly blood pool all over
-            bright = self.hu + self.brightest * (self.pool_hu - self.hu)
+            bright = max(self.hu + self.brightest * (self.pool_hu - self.hu), self.host_hu + 18)
             return np.float32(bright) + np.float32(0.7) * (hu - np.float32(self.hu)) + 3 * coarse
         if self.rim:
             thickness = np.float32(self.rim_thickness)

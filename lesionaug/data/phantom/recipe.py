@@ -139,7 +139,7 @@ class TissueRecipe(_Frozen):
     liver_hu: MeanSpread = (111, 8)
     steatosis: Share = 0.1
     steatotic_hu: Range = (74, 94)
-    vessel_hu: float = 158.0
+    vessel_hu: float = 168.0
     enhancement_hu: Annotated[float, Field(ge=0)] = 8.0
 
 
@@ -161,7 +161,7 @@ class ScanRecipe(_Frozen):
 
 CYST = LesionRecipe(
     count=53,
-    median_mm=25,
+    median_mm=27,
     elongation=0.14,
     lobulation=0.03,
     lobes=3,
@@ -174,34 +174,49 @@ CYST = LesionRecipe(
 )
 METASTASIS = LesionRecipe(
     count=64,
-    median_mm=29,
-    elongation=0.18,
+    median_mm=33,
+    elongation=0.22,
     lobulation=0.05,
     lobes=4,
-    hu=(40, 80),
-    grain_hu=(2, 7),
-    edge_mm=(1.2, 2.5),
-    edge_share=(0.05, 0.3),
-    ragged=0.06,
-    rim=0.4,
-    necrosis=0.45,
-    spots=0.6,
+    hu=(40, 74),
+    grain_hu=(2, 6),
+    edge_mm=(0.9, 2.2),
+    edge_share=(0.0, 0.15),
+    ragged=0.04,
+    rim=0.3,
+    rim_hu=(15, 60),
+    rim_gaps=0.3,
+    rim_thickness=(0.14, 0.26),
+    necrosis=0.35,
+    necrosis_from=(0.15, 0.75),
+    necrosis_hu=(8, 36),
+    spots=0.95,
+    num_spots=(1.6, 4.0),
+    spot_size=(0.22, 0.33),
+    spot_inner=(0.26, 0.5),
+    spot_pool=(0.9, 1.0),
     calcified=0.08,
     at_vessel=0.2,
 )
 HEMANGIOMA = LesionRecipe(
     count=65,
-    median_mm=30,
-    spread=0.52,
-    elongation=0.2,
+    median_mm=33,
+    spread=0.5,
+    elongation=0.22,
     lobulation=0.06,
     lobes=4,
-    hu=(40, 78),
-    grain_hu=(2, 5),
+    hu=(40, 74),
+    grain_hu=(2, 6),
     edge_mm=(0.8, 2.0),
     edge_share=(0.0, 0.12),
-    nodules=0.9,
-    filled=0.3,
+    ragged=0.03,
+    nodules=0.97,
+    num_nodules=(2, 4.4),
+    nodule_size=(0.22, 0.34),
+    nodule_flatness=(0.95, 1.5),
+    nodule_pool=(0.9, 1.0),
+    fill=(0.0, 0.25),
+    filled=0.15,
     at_vessel=0.2,
 )
 

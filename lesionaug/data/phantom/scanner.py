@@ -51,7 +51,7 @@ def draw_scan(half_width_mm: float, rng: np.random.Generator, recipe: ScanRecipe
     thickness = float(rng.choice(recipe.thickness_mm or usual))
     exposure = int(rng.integers(recipe.exposure_mas[0], recipe.exposure_mas[1] + 1))
     build = (half_width_mm / 160) ** 1.5
-    noise = 12.0 * (1000 / (exposure * thickness)) ** 0.3 * build * float(np.exp(rng.normal(0, 0.08)))
+    noise = 10.0 * (1000 / (exposure * thickness)) ** 0.3 * build * float(np.exp(rng.normal(0, 0.08)))
     return Scan(
         vendor="GE-like" if ge else "Siemens-like",
         kernel="STANDARD" if ge else "B30f",
