@@ -2,8 +2,8 @@
 
     python -m benchmarks.phantom_difficulty OUT [--seeds 0 1 2]
 
-For every seed it draws the default phantom with that seed, imports it, and takes one split (train on folds 1 and 2, test
-on fold 0). On it the paper's CNN is trained for the same number of optimiser steps on the originals alone, on the
+For every seed it draws the default phantom with that seed, imports it, and takes one split (train on folds 1 and 2,
+test on fold 0). On it the paper's CNN is trained for the same number of optimiser steps on the originals alone, on the
 originals + 2,000 classic augmentations per fold, and on the latter with the lesions' labels shuffled; and classifiers
 without a picture see only the mean, the spread and the size of each lesion. What is done already in OUT is kept.
 OUT/difficulty.json holds every prediction, OUT/difficulty.md the table.
@@ -51,13 +51,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--recipe", type=Path, help="TOML of another phantom")
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16: three times as fast where it has AMX")
+    parser.add_argument(
+        "--bf16", action="store_true", help="autocast to bfloat16: three times as fast where it has AMX"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "difficulty.json"
-    settings = {"steps": options.steps, "bf16": options.bf16, "machine": machine(torch.device("cpu"))["device"], "torch": torch.__version__}
+    settings = {
+        "steps": options.steps,
+        "bf16": options.bf16,
+        "machine": machine(torch.device("cpu"))["device"],
+        "torch": torch.__version__,
+    }
     state = json.loads(file.read_text()) if file.exists() else {"settings": settings, "phantoms": {}, "runs": {}}
     if {k: state["settings"][k] for k in ("steps", "bf16")} != {k: settings[k] for k in ("steps", "bf16")}:
         parser.error(f"{file} was made with other settings: {state['settings']}")

@@ -12,27 +12,34 @@ def phantom(
     out: Path,
     /,
     *,
-    lesions: Annotated[tuple[int, int, int], Parameter(negative=())] = (53, 64, 65),
+    lesions: Annotated[tuple[int, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
     seed: int = 0,
     patients: int | None = None,
-    workers: int = 1,
+    config: Path | None = None,
+    workers: int | None = None,
 ) -> None:
     """Write made-up patients with liver lesions as DICOM CT and DICOM SEG, marked synthetic.
 
-    The same seed and counts give the same files.
+    The same seed, counts and configuration give the same files.
 
     Args:
         out: Folder to create; it must not exist.
-        lesions: Number of cysts, metastases and hemangiomas.
+        lesions: Number of lesions of each class; 53 cysts, 64 metastases and 65 hemangiomas by default.
         seed: Seed of all randomness, 0 to 2^64 - 1.
-        patients: Number of patients, one or two lesions each; 150 for every 182 lesions by default.
-        workers: Processes that draw patients.
+        patients: Number of patients, one to three lesions each; 150 for every 182 lesions by default.
+        config: TOML file with other sizes, contrasts, classes, scanners or another organ; see docs/phantom.md.
+        workers: Processes that draw patients; default one per core.
     """
-    from lesionaug.cli.progress import progress
-    from lesionaug.data.phantom import write_phantom
+    import os
 
+    from lesionaug.cli.progress import progress
+    from lesionaug.data.phantom import load_recipe, write_phantom
+
+    recipe = None if config is None else load_recipe(config)
     with progress("Drawing the phantom") as step:
-        summary = write_phantom(out, lesions, seed, step, patients=patients, workers=workers)
+        summary = write_phantom(
+            out, lesions, seed, step, patients=patients, workers=workers or os.cpu_count() or 1, recipe=recipe
+        )
     counts = ", ".join(f"{count} {name}" for name, count in summary.lesions.items())
     print(f"phantom (synthetic): {counts} in {summary.num_patients} patients, {summary.num_slices} slices, seed {seed}")
     print(f"next: lesionaug data import {out} ROIS")

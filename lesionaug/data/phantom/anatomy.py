@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,6 @@ from lesionaug.data.phantom.recipe import TissueRecipe
 from lesionaug.data.phantom.shapes import (
     ANGLES,
     EVERYWHERE,
-    NUM_ANGLES,
     SLICE_SIZE,
     Ellipsoid,
     Float,
@@ -120,11 +120,13 @@ class Patient:
                 + (above / height) ** 2
             )
             halves.append((1 - level) * np.float32(0.9) * b)
-        return soft_max(halves[0], halves[1], 12.0)
+        domes: Float = soft_max(halves[0], halves[1], 12.0)
+        return domes
 
     def peritoneum_depth(self, x: Float, y: Float, z: Float | float, cavity: Float) -> Float:
         """Depth inside the abdominal cavity, below the diaphragm, given the depth inside the wall."""
-        return np.minimum(cavity - np.float32(1.0), self.dome_depth(x, y, z))
+        depth: Float = np.minimum(cavity - np.float32(1.0), self.dome_depth(x, y, z))
+        return depth
 
     def allowed_depth(self, x: Float, y: Float, z: float, cavity: Float) -> Float:
         """Where liver or lesion may be: inside the peritoneum, off the spine, the great vessels and the kidney."""
@@ -226,7 +228,7 @@ def draw_patient(rng: np.random.Generator, tissue: TissueRecipe | None = None) -
         hilum=Tubes(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0)),
         pancreas=_draw_pancreas(rng, a, b),
         small_vessels=_draw_small_vessels(rng, a, b),
-        texture=draw_waves(rng, 7.0, num=96, spread=0.4),
+        texture=draw_waves(rng, 8.0, num=96, spread=0.4),
         mottle=draw_waves(rng, 24.0, num=64, spread=0.5),
     )
     return _with_vessels(patient, rng)
@@ -320,7 +322,8 @@ def _with_vessels(patient: Patient, rng: np.random.Generator) -> Patient:
 
     # The liver's depth on a lattice of 4 mm: near enough for vessels, and looked up instead of worked out.
     step, low = 4.0, np.array([-a, -b, -72.0])
-    xs, ys = np.arange(low[0], 0.8 * a, step, np.float32)[None], np.arange(low[1], b, step, np.float32)[:, None]
+    xs = np.arange(-a, 0.8 * a, step).astype(np.float32)[None]
+    ys = np.arange(-b, b, step).astype(np.float32)[:, None]
     cavity = patient.cavity_depth(xs, ys)
     planes = []
     for z in np.arange(low[2], 92, step):
@@ -429,9 +432,9 @@ def cut_slice(patient: Patient, grid: Grid, z_mm: float, thickness_mm: float) ->
         cavity=cavity,
         peritoneum=peritoneum,
         allowed=allowed(z_mm),
-        liver=(above + below) / 2,
+        liver=np.float32(0.5) * (above + below),
         liver_lean_mm=np.abs(above - below),
-        spleen=(upper + lower) / 2,
+        spleen=np.float32(0.5) * (upper + lower),
         spleen_lean_mm=np.abs(upper - lower),
     )
 
@@ -462,7 +465,7 @@ def paint_anatomy(
 
     vein = patient.veins.cut(grid, geometry.heights, 0.9)
     stem = patient.hilum.cut(grid, geometry.heights, 0.9)
-    parenchyma = patient.hu.liver + 1.6 * mottle + 1.8 * texture
+    parenchyma = patient.hu.liver + 1.8 * mottle + 3.0 * texture
     covered = coverage(liver_depth, edge + geometry.liver_lean_mm)
     blend(hu, EVERYWHERE, covered, parenchyma)
     _paint_clefts(hu, geometry, liver_depth)
@@ -472,7 +475,9 @@ def paint_anatomy(
     bile = patient.organs["gallbladder"]
     bx, by = x[:, box[1]], y[box[0]]
     blend(hu, box, geometry.slab(lambda z: np.minimum(bile.depth(bx, by, z) + 1.8, geometry.peritoneum[box])), 70)
-    blend(hu, box, geometry.slab(lambda z: np.minimum(bile.depth(bx, by, z), geometry.peritoneum[box])), patient.hu.bile)
+    blend(
+        hu, box, geometry.slab(lambda z: np.minimum(bile.depth(bx, by, z), geometry.peritoneum[box])), patient.hu.bile
+    )
 
     _paint_great_vessels(hu, geometry)
     _paint_bones(hu, geometry, texture, rng)
@@ -534,15 +539,16 @@ def _paint_left_side(
         bx, by, wall = x[:, box[1]], y[box[0]], geometry.peritoneum[box]
         for shape, value, soft in ((kidney, patient.hu.kidney, None), (sinus, patient.hu.fat + 25, 3.0)):
             # A kidney lies behind the peritoneum, beside the spine.
-            covered = geometry.slab(
-                lambda at, shape=shape: np.minimum(shape.depth(bx, by, at), wall + 6),  # type: ignore[misc]
-                soft,
-            )
-            blend(hu, box, covered, value + 2 * texture[box])
+            blend(hu, box, geometry.slab(_limited(shape, bx, by, wall + 6), soft), value + 2 * texture[box])
 
     for name, organ in patient.organs.items():
         if name.startswith(("bowel", "colon", "stomach", "esophagus")):
             _paint_hollow(hu, geometry, name, organ, inside, texture, mottle, rng)
+
+
+def _limited(shape: Ellipsoid, x: Float, y: Float, limit: Float) -> Callable[[float], Float]:
+    """Make the depth of a shape by height, where something else ends it."""
+    return lambda z: np.minimum(shape.depth(x, y, z), limit)
 
 
 def _tube_depth(tubes: Tubes, grid: Grid, z: float) -> Float:
@@ -584,6 +590,7 @@ def _paint_hollow(
     depth = depth_at(geometry.z_mm)
     wall = {"stomach": 3.5, "esophagus": 4.0}.get(name, 2.2) + 0.9 * texture[box] * (name == "stomach")
     blend(hu, box, geometry.slab(depth_at), patient.hu.muscle + 22)
+    content: Any
     if name.startswith("colon"):
         content, rough = 40 + 60 * float(draws[0]) - 160 * np.clip(texture[box] + 0.4 * mottle[box], 0, 1), 30.0
     elif name == "stomach" and patient.hu.stomach > 60:
@@ -603,7 +610,7 @@ def _paint_hollow(
 
 
 def _paint_clefts(hu: Float, geometry: Geometry, liver_depth: Float) -> None:
-    """Paint the fat of the liver's clefts: the falciform ligament's in front, the venous ligament's behind, the hilum's."""
+    """Paint the fat of the liver's clefts: the round ligament's in front, the venous ligament's behind, the hilum's."""
     patient, z = geometry.patient, geometry.z_mm
     a = patient.half_width_mm
     x, y = geometry.grid.x, geometry.grid.y
@@ -637,7 +644,9 @@ def _paint_great_vessels(hu: Float, geometry: Geometry) -> None:
         center = patient.aorta.center_mm
         leg = ellipse((center[0] + side * reach, center[1] + 6), 5.0, 15.0, side * 24.0)
         box = grid.box(leg.center_mm, leg.reach_mm + 3)
-        depth = np.minimum(leg.depth(grid.x[:, box[1]], grid.y[box[0]]), -patient.aorta.depth(grid.x[:, box[1]], grid.y[box[0]]) - 1)
+        depth = np.minimum(
+            leg.depth(grid.x[:, box[1]], grid.y[box[0]]), -patient.aorta.depth(grid.x[:, box[1]], grid.y[box[0]]) - 1
+        )
         blend(hu, box, coverage(depth, edge), patient.hu.muscle)
     for vessel, value in ((patient.aorta, patient.hu.aorta), (patient.cava, patient.hu.cava)):
         box = grid.box(vessel.center_mm, vessel.reach_mm + 3)
@@ -711,5 +720,3 @@ def _tangent_deg(geometry: Geometry, center_mm: tuple[float, float]) -> float:
     dx = float(geometry.cavity[row, column + 3] - geometry.cavity[row, column - 3])
     dy = float(geometry.cavity[row + 3, column] - geometry.cavity[row - 3, column])
     return float(np.rad2deg(np.arctan2(dy, dx))) + 90.0
-
-

@@ -33,7 +33,14 @@ from lesionaug.data.phantom.anatomy import (
     paint_anatomy,
 )
 from lesionaug.data.phantom.dicom import COMMENT, SegmentMask, SliceFile, write_patient
-from lesionaug.data.phantom.lesions import LesionBody, PlacedLesion, draw_body, enlarged_host, paint_lesion, place_lesions
+from lesionaug.data.phantom.lesions import (
+    LesionBody,
+    PlacedLesion,
+    draw_body,
+    enlarged_host,
+    paint_lesion,
+    place_lesions,
+)
 from lesionaug.data.phantom.recipe import PhantomRecipe
 from lesionaug.data.phantom.scanner import Scan, draw_scan, scan_slice
 from lesionaug.data.phantom.shapes import SLICE_SIZE, Float, Grid
@@ -238,7 +245,9 @@ def _fill_slices(
 
 def _write_patient(plan: PatientPlan, folder: str) -> int:
     """Write one patient below `folder`; returns the number of slices. A function of its own, for worker processes."""
-    with threadpool_limits(1):  # the same bits whatever the machine's number of cores, and no two pools in each other's way
+    with threadpool_limits(
+        1
+    ):  # the same bits whatever the machine's number of cores, and no two pools in each other's way
         slices, segments, scan = draw_patient_slices(plan)
     write_patient(Path(folder) / plan.patient_id, slices, segments, scan, plan.number, plan.uid_root, plan.recipe.host)
     return len(slices)

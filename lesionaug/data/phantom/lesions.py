@@ -158,8 +158,8 @@ def place_lesions(
 ) -> list[PlacedLesion] | None:
     """Find places for all lesions of a slice, none touching another; None when they do not fit together.
 
-    A lesion's centre lies 0.5-1.25 of its radius under the organ's surface (0.9 of the largest depth there is for the
-    large ones), so some are deep inside and some bulge over the surface, and the organ grows around these.
+    Some lie deep inside and some bulge over the surface, and the organ grows around these; a lesion that is too large
+    for the depth it wants takes 0.9 of the largest depth there is.
 
     Args:
         bodies: The lesions.
@@ -175,7 +175,7 @@ def place_lesions(
     placed: list[PlacedLesion] = []
     for body in sorted(bodies, key=lambda body: -body.diameter_mm):  # the large one has the fewest places
         radius = body.diameter_mm / 2
-        wanted = min(radius * float(rng.uniform(0.5, 1.25)) + 2, 0.9 * float(host_depth.max()))
+        wanted = min(radius * float(rng.uniform(*body.recipe.under_surface)) + 2, 0.9 * float(host_depth.max()))
         free = host_depth >= wanted
         for other in placed:
             distance = np.hypot(grid.x[:, ::coarse] - other.center_mm[0], grid.y[::coarse] - other.center_mm[1])
@@ -316,11 +316,10 @@ class _Ingredients:
         glow = np.clip(1 - inner / np.float32(0.15 + 0.9 * self.fill), 0, 1)
         patches = np.clip(0.5 + 0.6 * fine, 0, 1)
         total = np.maximum(total, np.float32(0.85 * self.fill) * glow * patches)
-        return hu + peak * total
+        enhanced: Float = hu + peak * total
+        return enhanced
 
-    def _blob(
-        self, x: Float, y: Float, height: float, center: NDArray[np.float64], size: float, fine: Float
-    ) -> Float:
+    def _blob(self, x: Float, y: Float, height: float, center: NDArray[np.float64], size: float, fine: Float) -> Float:
         """A soft ball, 0 to 1, [h, w]."""
         cx, cy, cz = (np.float32(v) for v in center)
         distance = np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + (np.float32(height) - cz) ** 2) / np.float32(size)
@@ -328,9 +327,7 @@ class _Ingredients:
         return ball
 
 
-def paint_lesion(
-    hu: Float, lesion: PlacedLesion, geometry: Geometry, host_hu: float, rng: np.random.Generator
-) -> None:
+def paint_lesion(hu: Float, lesion: PlacedLesion, geometry: Geometry, host_hu: float, rng: np.random.Generator) -> None:
     """Paint a lesion into `hu` ([512, 512] float32, before blur and noise) in place; `host_hu` is its organ's value."""
     grid, box, body = geometry.grid, lesion.box, lesion.body
     x = grid.x[:, box[1]] - np.float32(lesion.center_mm[0])
@@ -348,5 +345,3 @@ def paint_lesion(
         covered += share
         tissue += share * painted
     blend(hu, box, covered / np.float32(len(heights)), tissue / np.maximum(covered, np.float32(1e-6)))
-
-

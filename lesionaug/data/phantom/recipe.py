@@ -54,6 +54,7 @@ class LesionRecipe(_Frozen):
 
     Attributes:
         count: Lesions of this class.
+        under_surface: How far the middle lies under the organ's surface, in radii (less where the organ is thinner).
         median_mm: Median diameter of the margin (log-normal, cut to 10.5-101 mm).
         spread: Standard deviation of its logarithm.
         elongation: Spread (one standard deviation) by which one axis exceeds the others, as a share.
@@ -90,6 +91,7 @@ class LesionRecipe(_Frozen):
     """
 
     count: Annotated[int, Field(ge=0, le=100_000)] = 0
+    under_surface: Range = (0.5, 1.25)
     median_mm: Annotated[float, Field(ge=12, le=80)] = 29.0
     spread: Annotated[float, Field(ge=0, le=1)] = 0.5
     elongation: Annotated[float, Field(ge=0, le=0.6)] = 0.18
@@ -139,7 +141,7 @@ class TissueRecipe(_Frozen):
     liver_hu: MeanSpread = (111, 8)
     steatosis: Share = 0.1
     steatotic_hu: Range = (74, 94)
-    vessel_hu: float = 168.0
+    vessel_hu: float = 166.0
     enhancement_hu: Annotated[float, Field(ge=0)] = 8.0
 
 
@@ -161,7 +163,7 @@ class ScanRecipe(_Frozen):
 
 CYST = LesionRecipe(
     count=53,
-    median_mm=27,
+    median_mm=30,
     elongation=0.14,
     lobulation=0.03,
     lobes=3,
@@ -174,7 +176,7 @@ CYST = LesionRecipe(
 )
 METASTASIS = LesionRecipe(
     count=64,
-    median_mm=33,
+    median_mm=36,
     elongation=0.22,
     lobulation=0.05,
     lobes=4,
@@ -200,8 +202,8 @@ METASTASIS = LesionRecipe(
 )
 HEMANGIOMA = LesionRecipe(
     count=65,
-    median_mm=33,
-    spread=0.5,
+    median_mm=36,
+    spread=0.45,
     elongation=0.22,
     lobulation=0.06,
     lobes=4,
@@ -211,7 +213,7 @@ HEMANGIOMA = LesionRecipe(
     edge_share=(0.0, 0.12),
     ragged=0.03,
     nodules=0.97,
-    num_nodules=(2, 4.4),
+    num_nodules=(2.1, 4.6),
     nodule_size=(0.22, 0.34),
     nodule_flatness=(0.95, 1.5),
     nodule_pool=(0.9, 1.0),

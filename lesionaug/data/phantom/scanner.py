@@ -38,7 +38,7 @@ class Scan:
 
 
 def draw_scan(half_width_mm: float, rng: np.random.Generator, recipe: ScanRecipe | None = None) -> Scan:
-    """Draw a scan: pixels 0.6-0.9 mm that hold the whole body, slices 1.25-5 mm, 140-400 mAs, noise 8-18 HU.
+    """Draw a scan: pixels 0.6-0.9 mm that hold the whole body, slices 1.25-5 mm, 140-400 mAs, noise 9-21 HU.
 
     Noise grows as (mAs x thickness)^-0.3, slower than photon counting alone (-0.5): thin slices are read with smoother
     settings and large patients get more mAs.
@@ -51,16 +51,16 @@ def draw_scan(half_width_mm: float, rng: np.random.Generator, recipe: ScanRecipe
     thickness = float(rng.choice(recipe.thickness_mm or usual))
     exposure = int(rng.integers(recipe.exposure_mas[0], recipe.exposure_mas[1] + 1))
     build = (half_width_mm / 160) ** 1.5
-    noise = 10.0 * (1000 / (exposure * thickness)) ** 0.3 * build * float(np.exp(rng.normal(0, 0.08)))
+    noise = 11.2 * (1000 / (exposure * thickness)) ** 0.3 * build * float(np.exp(rng.normal(0, 0.08)))
     return Scan(
         vendor="GE-like" if ge else "Siemens-like",
         kernel="STANDARD" if ge else "B30f",
         spacing_mm=spacing,
         thickness_mm=thickness,
         exposure_mas=exposure,
-        noise_hu=float(np.clip(noise, 8, 18)) * recipe.noise,
-        blur_mm=float(rng.uniform(0.48, 0.58)) if ge else float(rng.uniform(0.54, 0.68)),
-        cutoff_per_mm=0.46 if ge else 0.40,
+        noise_hu=float(np.clip(noise, 9, 21)) * recipe.noise,
+        blur_mm=float(rng.uniform(0.52, 0.62)) if ge else float(rng.uniform(0.56, 0.70)),
+        cutoff_per_mm=0.43 if ge else 0.38,
     )
 
 
@@ -103,12 +103,12 @@ def draw_noise(hu: Float, scan: Scan, rng: np.random.Generator) -> Float:
     twice[:, [0, -1]] = 1.0
     amplitude /= np.float32(np.sqrt((amplitude**2 * twice).sum()) / SLICE_SIZE)  # now its noise has variance 1
     strength = ray_noise(hu, scan.spacing_mm)
-    # A direction's rays make noise that varies across them: its share of the frequencies is a cosine-shaped sector.
+    # A direction's rays make noise that varies across them: its share of the frequencies is a bell-shaped sector.
     direction = np.arctan2(fx, fy)
     total = np.zeros_like(hu)
     for number in range(NUM_DIRECTIONS):
         offset = np.angle(np.exp(2j * (direction - np.pi * number / NUM_DIRECTIONS))) / 2 * (NUM_DIRECTIONS / np.pi)
-        sector = np.cos(np.clip(offset, -1, 1) * (np.pi / 2)).astype(np.float32)  # squares of all add up to 1
+        sector = (np.cos(np.clip(offset, -1, 1) * (np.pi / 2)) ** 2).astype(np.float32)  # all add up to 1
         part = fft.irfft2(white * (amplitude * sector), s=hu.shape)
         total += part * ndimage.zoom(strength[number], COARSE, order=1, mode="nearest", grid_mode=True)
     return total * np.float32(scan.noise_hu)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Float = NDArray[np.float32]
+Real = NDArray[np.floating[Any]]  # what a helper takes that makes float32 of it
 Box = tuple[slice, slice]
 Point = tuple[float, float, float]
 
@@ -110,10 +112,11 @@ class Ellipsoid:
     def depth(self, x: Float, y: Float, z: Float | float) -> Float:
         """Measure the signed depth in mm, float32 of the shape that the coordinates broadcast to."""
         offset = [np.asarray(v, np.float32) - np.float32(c) for v, c in zip((x, y, z), self.center_mm, strict=True)]
-        level: Float | float = np.float32(1e-6)  # (distance in radii) squared
-        steep: Float | float = np.float32(1e-6)
+        level: Any = np.float32(1e-6)  # (distance in radii) squared
+        steep: Any = np.float32(1e-6)
         for axis, half in zip(self.axes, self.half_axes_mm, strict=True):
-            along = sum((np.float32(a) * o for a, o in zip(axis, offset, strict=True)), np.float32(0)) / np.float32(half)
+            ax, ay, az = axis.astype(np.float32) / np.float32(half)
+            along = ax * offset[0] + ay * offset[1] + az * offset[2]
             level = level + along * along
             steep = steep + (along / np.float32(half)) ** 2
         radii = np.sqrt(level)
@@ -197,7 +200,7 @@ def soft_max(a: Float, b: Float, width_mm: float) -> Float:
     return -soft_min(-a, -b, width_mm)
 
 
-def coverage(depth: Float, edge_mm: Float | float) -> Float:
+def coverage(depth: Real, edge_mm: Real | float) -> Float:
     """Tell how much of each pixel a shape covers, 0 to 1: a ramp of width `edge_mm` across its boundary."""
     ramp: Float = np.clip(depth / np.asarray(edge_mm, np.float32) + np.float32(0.5), 0, 1)
     return ramp
@@ -225,6 +228,6 @@ def sub_slices(z: float, thickness_mm: float, step_mm: float = 1.0) -> list[floa
     return [float(z + thickness_mm * ((i + 0.5) / num - 0.5)) for i in range(num)]
 
 
-def blend(hu: Float, box: Box, covered: Float, value: Float | float) -> None:
+def blend(hu: Float, box: Box, covered: Real, value: Real | float) -> None:
     """Paint `value` (HU) over `hu[box]` in place where `covered` says so."""
     hu[box] += covered * (np.asarray(value, np.float32) - hu[box])

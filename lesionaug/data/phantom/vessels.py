@@ -7,6 +7,7 @@ of its branches' cubes). It is how vessels are commonly made for phantoms, witho
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -140,7 +141,7 @@ def grow_tree(
 
 def _resample(path: Points) -> Points:
     pieces = [path[:1]]
-    for start, end in zip(path[:-1], path[1:], strict=True):
+    for start, end in itertools.pairwise(path):
         num = max(1, int(np.ceil(np.linalg.norm(end - start) / STEP_MM)))
         pieces.append(start + (end - start) * (np.arange(1, num + 1) / num)[:, None])
     return np.concatenate(pieces)
