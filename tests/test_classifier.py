@@ -52,7 +52,7 @@ def same(first: TrainedClassifier, second: TrainedClassifier) -> bool:
 
 
 def test_it_learns_and_predicts() -> None:
-    trained = train(*blobs(96), ClassifierConfig(batch_size=16, epochs=15, learning_rate=0.1))
+    trained = train(*blobs(96), ClassifierConfig(batch_size=16, epochs=30, learning_rate=0.02))
     images, labels = blobs(60, seed=5)
     probabilities = predict_probabilities(trained, images, batch_size=7)
     assert probabilities.shape == (60, 3)

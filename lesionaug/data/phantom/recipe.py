@@ -163,7 +163,7 @@ class ScanRecipe(_Frozen):
 
 CYST = LesionRecipe(
     count=53,
-    median_mm=30,
+    median_mm=27,
     elongation=0.14,
     lobulation=0.03,
     lobes=3,
@@ -176,7 +176,7 @@ CYST = LesionRecipe(
 )
 METASTASIS = LesionRecipe(
     count=64,
-    median_mm=36,
+    median_mm=33,
     elongation=0.22,
     lobulation=0.05,
     lobes=4,
@@ -202,8 +202,8 @@ METASTASIS = LesionRecipe(
 )
 HEMANGIOMA = LesionRecipe(
     count=65,
-    median_mm=36,
-    spread=0.45,
+    median_mm=33,
+    spread=0.5,
     elongation=0.22,
     lobulation=0.06,
     lobes=4,
@@ -213,7 +213,7 @@ HEMANGIOMA = LesionRecipe(
     edge_share=(0.0, 0.12),
     ragged=0.03,
     nodules=0.97,
-    num_nodules=(2.1, 4.6),
+    num_nodules=(2, 4.4),
     nodule_size=(0.22, 0.34),
     nodule_flatness=(0.95, 1.5),
     nodule_pool=(0.9, 1.0),
