@@ -2,9 +2,10 @@
 
     python -m benchmarks.phantom_realism OUT --real ../shared/data/crlm_ct/CRLM-CT-1004
 
-The phantom is drawn as the real slices were taken (GE, 5 mm), with seeds that nothing was tuned on. Written to OUT:
-realism.md and realism.json, noise_power.png, slices.png and crops.png (both in the same window, side by side), and
-blind.png with blind_key.txt: liver crops of both in random order, for somebody who has not seen the key.
+The phantom is drawn as the real slices were taken (GE, 5 mm), with a seed that nothing was tuned on. Written to OUT:
+realism.md and realism.json, noise_power.png, classes.png (the three classes), slices.png and crops.png (real and phantom
+in the same window, side by side); to the folder of --blind: blind.png and blind_key.txt, liver crops of both in random
+order for somebody who has not seen the key.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--real", type=Path, required=True, help="folder of real CT slices")
+    parser.add_argument("--blind", type=Path, help="folder for crops in random order and their key")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--patients", type=int, default=12)
     options = parser.parse_args()
@@ -52,7 +54,9 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     crops = [liver_crops(pictures, 12, rng) for pictures in (real, phantom)]
     draw_crops(*crops, options.out / "crops.png")
-    draw_blind(*crops, rng, options.out)
+    if options.blind is not None:
+        options.blind.mkdir(parents=True, exist_ok=True)
+        draw_blind(*crops, rng, options.blind)
     draw_classes(options.seed, options.out / "classes.png")
     print(table(measured))
 
