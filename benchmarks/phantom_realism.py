@@ -2,10 +2,10 @@
 
     python -m benchmarks.phantom_realism OUT --real ../shared/data/crlm_ct/CRLM-CT-1004
 
-The phantom is drawn as the real slices were taken (GE, 5 mm), with a seed that difficulty was not tuned on. To OUT go
-realism.md and realism.json, noise_power.png, classes.png (the three classes), slices.png and crops.png (real and phantom
-in the same window, side by side); to the folder of --blind: blind.png and blind_key.txt, liver crops of both in random
-order for somebody who has not seen the key.
+The phantom is drawn as the real slices were taken (GE, 5 mm), with a seed that difficulty was not tuned on. OUT gets
+realism.md and realism.json, noise_power.png, classes.png (the three classes), slices.png and crops.png (real and
+phantom in the same window, side by side); the folder of --blind gets blind.png and blind_key.txt, liver crops of both
+in random order for somebody who has not seen the key.
 """
 
 from __future__ import annotations
