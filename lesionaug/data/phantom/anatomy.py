@@ -125,7 +125,7 @@ class Patient:
 
     def peritoneum_depth(self, x: Float, y: Float, z: Float | float, cavity: Float) -> Float:
         """Depth inside the abdominal cavity, below the diaphragm, given the depth inside the wall."""
-        depth: Float = np.minimum(cavity - np.float32(1.0), self.dome_depth(x, y, z))
+        depth: Float = np.minimum(cavity - np.float32(0.3), self.dome_depth(x, y, z))
         return depth
 
     def allowed_depth(self, x: Float, y: Float, z: float, cavity: Float) -> Float:
@@ -178,7 +178,7 @@ def draw_patient(rng: np.random.Generator, tissue: TissueRecipe | None = None) -
     wall = float(rng.uniform(12, 16)) * (1 - 0.3 * front) * np.exp(wobble(rng, 0.05, range(2, 6)))
     wall += float(rng.uniform(16, 26)) * np.exp(-(((np.abs(from_back) - 19) / 15) ** 2))
     wall += 12 * np.exp(-((from_back / 10) ** 2))
-    gap = np.clip(0.5 + wobble(rng, 0.9, range(1, 8), 0.5), 0.1, 3.0)
+    gap = np.clip(wobble(rng, 1.1, range(1, 9), 0.4), 0.0, 3.5)
 
     spine_y = b - fat_mm - 62 + float(rng.normal(0, 2))
     vertebra = ellipse((float(rng.normal(0, 2)), spine_y), float(rng.uniform(19, 23)), float(rng.uniform(14.5, 17)))
@@ -509,7 +509,9 @@ def _paint_wall(hu: Float, geometry: Geometry, texture: Float, mottle: Float) ->
     plane = np.abs(muscle - 0.42 * wall + 1.0 * mottle)  # fat between the outer muscles and the ribs' layer
     thick = np.clip(0.25 + 0.55 * mottle, 0, 1.3)
     blend(hu, EVERYWHERE, coverage(thick - plane, edge) * (wall > 9), patient.hu.fat + 20)
-    blend(hu, EVERYWHERE, coverage(geometry.cavity, edge), patient.hu.fat + 4 + 5 * mottle)
+    # Fat inside is crossed by strands: peritoneal folds, small vessels and nerves, some thick, some hardly seen.
+    strands = np.clip(1 - np.abs(texture + 0.5 * mottle) / 0.2, 0, 1) * np.clip(0.45 + 0.6 * mottle, 0, 1.3)
+    blend(hu, EVERYWHERE, coverage(geometry.cavity, edge), patient.hu.fat + 6 + 6 * mottle + 55 * strands)
 
 
 def _paint_left_side(
