@@ -40,7 +40,7 @@ from lesionaug.experiment.groups import build_pool, classic_groups
 from lesionaug.training.classifier import predict_probabilities, train_classifier
 
 ARMS = {"originals": 0, "augmented": 2000, "shuffled labels": 2000}
-CHANCE_DRAWS = 20_000  # bootstrap samples
+BOOTSTRAP_DRAWS = 20_000  # bootstrap samples
 
 
 def main() -> None:
@@ -190,7 +190,7 @@ def paired_interval(state: dict, seeds: list[int], arms: tuple[str, str]) -> tup
         patients += [f"{seed}/{p}" for p in state["phantoms"][str(seed)]["patients"]]
     gain, (_, patient) = np.concatenate(gains), np.unique(patients, return_inverse=True)
     sums, sizes = np.bincount(patient, gain), np.bincount(patient)
-    drawn = np.random.default_rng(0).integers(len(sums), size=(CHANCE_DRAWS, len(sums)))
+    drawn = np.random.default_rng(0).integers(len(sums), size=(BOOTSTRAP_DRAWS, len(sums)))
     means = 100 * sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return 100 * float(gain.mean()), float(low), float(high)

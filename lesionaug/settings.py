@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lesionaug.errors import ConfigError
@@ -12,6 +14,22 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Model = TypeVar("Model", bound="BaseModel")
+
+
+def read_toml(path: Path, fix: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: The file; errors show its name alone.
+        fix: What the user is told when it cannot be read.
+
+    Raises:
+        ConfigError: The file cannot be read, is not UTF-8 or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(path.name, f"this is not a readable TOML file ({error})", fix) from error
 
 
 def validate(model: type[Model], values: Mapping[str, Any], where: str) -> Model:

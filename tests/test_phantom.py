@@ -242,7 +242,8 @@ def feret_mm(mask: np.ndarray, spacing: float) -> float:
 def test_margins_measure_10_to_102_mm_inside_the_liver(name: str) -> None:
     rng = np.random.default_rng(5)
     recipe = PhantomRecipe().classes[name]
-    for _ in range(5):
+    assert all(10 <= draw_body(name, recipe, rng).diameter_mm <= 102 for _ in range(200))
+    for _ in range(6):
         patient = draw_patient(rng)
         scan = draw_scan(patient.half_width_mm, rng)
         grid = Grid(scan.spacing_mm, (256.0, 244.0))
@@ -334,12 +335,13 @@ def test_tissues_have_portal_phase_values() -> None:
 
         assert mean_at(patient.aorta.center_mm) == pytest.approx(patient.hu.aorta, abs=6)
         assert mean_at(patient.cava.center_mm) == pytest.approx(patient.hu.cava, abs=6)
-        assert 80 < mean_at(patient.vertebra.center_mm) < 300
+        at_disc = (z + patient.disc_mm) % 33 > 22  # a disc of 92 HU lies between the bodies
+        assert (84 if at_disc else 90) < mean_at(patient.vertebra.center_mm) < 300
         liver = hu[geometry.liver > 6]
         assert np.median(liver) == pytest.approx(patient.hu.liver, abs=6)
-        assert 6 < liver.std() < 30
+        assert 7 < liver.std() < 26
         fat = hu[(geometry.body > 2.5) & (geometry.body < 4)]
-        assert np.median(fat) == pytest.approx(patient.hu.fat, abs=16)
+        assert np.median(fat) == pytest.approx(patient.hu.fat, abs=12)
         assert 60 < (geometry.liver > 0).sum() * grid.spacing_mm**2 / 100 < 380  # cm2
 
 
@@ -395,7 +397,8 @@ def test_waves_are_one_field_in_space_with_unit_variance() -> None:
     field = waves.on(x, x.T, 4.0)
     assert field.std() == pytest.approx(1, abs=0.15)
     points = np.array([[x[0, j], x[0, i], 4.0] for i, j in ((0, 0), (7, 90), (120, 3))])
-    np.testing.assert_allclose(waves.at(points), [field[0, 0], field[7, 90], field[120, 3]], atol=1e-3)
+    exact = np.cos(points @ waves.vectors.T + waves.phases).sum(axis=1) * np.sqrt(2 / 128)
+    np.testing.assert_allclose(exact, [field[0, 0], field[7, 90], field[120, 3]], atol=1e-3)
 
 
 def test_noise_is_correlated_streaky_and_as_strong_as_the_scan_says() -> None:
@@ -459,6 +462,8 @@ def uids(folder: Path) -> set[str]:
         ('[classes.abscess]\nlike = "tumour"', "like = 'tumour'"),
         ("[classes.cyst]\nsize = 3", "unknown key classes.cyst.size"),
         ("[classes.cyst]\nhu = [20, 0]", "hu must be low, high"),
+        ("[scan]\nexposure_mas = [400, 140]", "exposure_mas must be low, high"),
+        ("[tissue]\nliver_hu = [100, -1]", "tissue.liver_hu.1"),
         ("[classes.cyst]\nrim = 1.5", "rim"),
         ("[classes.cyst]\nhu = [0, inf]", "classes.cyst.hu"),
         ("[tisue]\nliver_hu = [90, 1]", "Did you mean tissue"),
@@ -560,3 +565,5 @@ def test_the_command_writes_and_names_the_next_step(tmp_path: Path, capsys: pyte
     assert (tmp_path / "p" / "PHANTOM-0001" / "margins.seg.dcm").is_file()
     with pytest.raises(ConfigError, match="exists already"):
         app(words, result_action="return_value")
+    with pytest.raises(ConfigError, match="--workers"):
+        app(["phantom", str(tmp_path / "q"), "--workers", "0"], result_action="return_value")

@@ -35,11 +35,11 @@ def phantom(
     from lesionaug.cli.progress import progress
     from lesionaug.data.phantom import load_recipe, write_phantom
 
+    if workers is None:
+        workers = os.cpu_count() or 1
     recipe = None if config is None else load_recipe(config)
     with progress("Drawing the phantom") as step:
-        summary = write_phantom(
-            out, lesions, seed, step, patients=patients, workers=workers or os.cpu_count() or 1, recipe=recipe
-        )
+        summary = write_phantom(out, lesions, seed, step, patients=patients, workers=workers, recipe=recipe)
     counts = ", ".join(f"{count} {name}" for name, count in summary.lesions.items())
     print(f"phantom (synthetic): {counts} in {summary.num_patients} patients, {summary.num_slices} slices, seed {seed}")
     print(f"next: lesionaug data import {out} ROIS")

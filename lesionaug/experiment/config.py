@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from lesionaug.errors import ConfigError
 from lesionaug.experiment import paper
 from lesionaug.models.cnn import CnnConfig
-from lesionaug.settings import check_keys, merge, validate
+from lesionaug.settings import check_keys, merge, read_toml, validate
 from lesionaug.training.classifier import ClassifierConfig
 
 if TYPE_CHECKING:
@@ -226,12 +225,7 @@ def resolve_config(name: PresetName | None = None, toml: Path | None = None, **o
     where = "configuration"
     if toml is not None:
         where = toml.name
-        try:
-            wanted = tomllib.loads(toml.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(
-                where, f"this is not a readable TOML file ({error})", "See the keys in the run's config.json"
-            ) from error
+        wanted = read_toml(toml, "See the keys in the run's config.json")
     in_file = wanted.pop("preset", None)
     if name is not None and in_file not in (None, name):
         raise ConfigError(

@@ -310,10 +310,7 @@ def _draw_small_vessels(rng: np.random.Generator, a: float, b: float) -> Tubes:
             path.append(point)
         radius = float(np.clip(rng.lognormal(np.log(1.3), 0.35), 0.7, 3))
         tubes.append(polyline([(float(p[0]), float(p[1]), float(p[2])) for p in path], radius))
-    total = tubes[0]
-    for tube in tubes[1:]:
-        total = total + tube
-    return total
+    return sum(tubes[1:], tubes[0])
 
 
 def _with_vessels(patient: Patient, rng: np.random.Generator) -> Patient:
@@ -471,8 +468,8 @@ def paint_anatomy(
     _paint_clefts(hu, geometry, liver_depth)
     blend(hu, EVERYWHERE, vein * (covered > 0.5), patient.hu.vessel)
     blend(hu, EVERYWHERE, stem, patient.hu.vessel)
-    box = grid.box(patient.organs["gallbladder"].center_mm, patient.organs["gallbladder"].reach_mm + 4)
     bile = patient.organs["gallbladder"]
+    box = grid.box(bile.center_mm, bile.reach_mm + 4)
     bx, by = x[:, box[1]], y[box[0]]
     blend(hu, box, geometry.slab(lambda z: np.minimum(bile.depth(bx, by, z) + 1.8, geometry.peritoneum[box])), 70)
     blend(
@@ -480,7 +477,7 @@ def paint_anatomy(
     )
 
     _paint_great_vessels(hu, geometry)
-    _paint_bones(hu, geometry, texture, rng)
+    _paint_bones(hu, geometry, texture)
     return hu
 
 
@@ -526,7 +523,7 @@ def _paint_left_side(
     blend(hu, EVERYWHERE, vessels, patient.hu.vessel - 15)
 
     lobules = 1.2 * texture + 1.0 * mottle
-    distance = _tube_depth(patient.pancreas, grid, z)
+    distance = patient.pancreas.depth(grid, z)
     depth = soft_min(distance + lobules, inside, 3.0)
     blend(hu, EVERYWHERE, coverage(depth, 2.0), patient.hu.pancreas - 35 * np.clip(-texture - 1.1, 0, 1))
 
@@ -551,20 +548,6 @@ def _paint_left_side(
 def _limited(shape: Ellipsoid, x: Float, y: Float, limit: Float) -> Callable[[float], Float]:
     """Make the depth of a shape by height, where something else ends it."""
     return lambda z: np.minimum(shape.depth(x, y, z), limit)
-
-
-def _tube_depth(tubes: Tubes, grid: Grid, z: float) -> Float:
-    """Depth inside thick tubes in the plane at z, [512, 512]; -99 far away from them."""
-    depth = np.full((SLICE_SIZE, SLICE_SIZE), -99, np.float32)
-    for start, end, radius in zip(tubes.start, tubes.end, tubes.radius, strict=True):
-        run = end - start
-        box = grid.box(tuple((start + end)[:2] / 2), float(np.linalg.norm(run)) / 2 + radius + 8)
-        dx, dy = grid.x[:, box[1]] - np.float32(start[0]), grid.y[box[0]] - np.float32(start[1])
-        dz = np.float32(z - start[2])
-        along = np.clip((dx * run[0] + dy * run[1] + dz * run[2]) / (run @ run), 0, 1).astype(np.float32)
-        squared = (dx - along * run[0]) ** 2 + (dy - along * run[1]) ** 2 + (dz - along * run[2]) ** 2
-        np.maximum(depth[box], (radius - np.sqrt(squared)).astype(np.float32), out=depth[box])
-    return depth
 
 
 def _paint_hollow(
@@ -635,7 +618,7 @@ def _paint_clefts(hu: Float, geometry: Geometry, liver_depth: Float) -> None:
         blend(hu, EVERYWHERE, coverage(cleft, 1.4) * inside * 0.45, patient.hu.fat + 40)
     stem = patient.hilum
     fatty = Tubes(stem.start[:1], stem.end[:1], stem.radius[:1] + 4.5)
-    around = _tube_depth(fatty, geometry.grid, z) + 1.5 * bend
+    around = fatty.depth(geometry.grid, z) + 1.5 * bend
     blend(hu, EVERYWHERE, coverage(around, 3.0) * 0.8, patient.hu.fat + 30)
 
 
@@ -658,7 +641,7 @@ def _paint_great_vessels(hu: Float, geometry: Geometry) -> None:
         blend(hu, box, coverage(depth, edge), value)
 
 
-def _paint_bones(hu: Float, geometry: Geometry, texture: Float, rng: np.random.Generator) -> None:
+def _paint_bones(hu: Float, geometry: Geometry, texture: Float) -> None:
     """Paint the vertebra (or disc) with canal, arch and processes; ribs in the wall where they cross the slice."""
     patient, grid, edge = geometry.patient, geometry.grid, geometry.edge_mm
     x, y = grid.x, grid.y

@@ -43,7 +43,7 @@ from lesionaug.data.phantom.lesions import (
 )
 from lesionaug.data.phantom.recipe import PhantomRecipe
 from lesionaug.data.phantom.scanner import Scan, draw_scan, scan_slice
-from lesionaug.data.phantom.shapes import SLICE_SIZE, Float, Grid
+from lesionaug.data.phantom.shapes import SLICE_SIZE, Grid
 from lesionaug.errors import ConfigError
 
 GENERATOR = 2  # raise it with every change of a pixel: equal UIDs must mean equal files
@@ -188,8 +188,8 @@ def draw_patient_slices(plan: PatientPlan) -> tuple[list[SliceFile], list[Segmen
     slices: list[SliceFile] = []
     masks: dict[int, SegmentMask] = {}
     for geometry, placed in _fill_slices(patient, grid, scan, bodies, plan, rng):
-        host = {recipe.host: enlarged_host(_host_depth(geometry, recipe), geometry, placed)}
-        hu = paint_anatomy(geometry, rng, liver=host.get("liver"), spleen=host.get("spleen"))
+        enlarged = {recipe.host: enlarged_host(getattr(geometry, recipe.host), geometry, placed)}
+        hu = paint_anatomy(geometry, rng, **enlarged)
         for lesion in placed:
             paint_lesion(hu, lesion, geometry, getattr(patient.hu, recipe.host), rng)
             mask = np.zeros((SLICE_SIZE, SLICE_SIZE), np.bool_)
@@ -197,10 +197,6 @@ def draw_patient_slices(plan: PatientPlan) -> tuple[list[SliceFile], list[Segmen
             masks[id(lesion.body)] = SegmentMask(lesion.body.name, len(slices), mask)
         slices.append(SliceFile(scan_slice(hu, scan, rng), grid, geometry.z_mm))
     return slices, [masks[id(body)] for body in bodies], scan
-
-
-def _host_depth(geometry: Geometry, recipe: PhantomRecipe) -> Float:
-    return geometry.spleen if recipe.host == "spleen" else geometry.liver
 
 
 def _fill_slices(
@@ -211,7 +207,7 @@ def _fill_slices(
 
     def attempt(z_mm: float, some: list[LesionBody]) -> tuple[Geometry, list[PlacedLesion]] | None:
         geometry = cut_slice(patient, grid, round(z_mm / thickness) * thickness, thickness)
-        placed = place_lesions(some, geometry, _host_depth(geometry, plan.recipe), rng)
+        placed = place_lesions(some, geometry, getattr(geometry, plan.recipe.host), rng)
         return None if placed is None else (geometry, placed)
 
     def heights(body: LesionBody) -> tuple[float, float]:
@@ -245,9 +241,8 @@ def _fill_slices(
 
 def _write_patient(plan: PatientPlan, folder: str) -> int:
     """Write one patient below `folder`; returns the number of slices. A function of its own, for worker processes."""
-    with threadpool_limits(
-        1
-    ):  # the same bits whatever the machine's number of cores, and no two pools in each other's way
+    # One BLAS thread: the same bits whatever the machine's number of cores, and no two pools in each other's way.
+    with threadpool_limits(1):
         slices, segments, scan = draw_patient_slices(plan)
     write_patient(Path(folder) / plan.patient_id, slices, segments, scan, plan.number, plan.uid_root, plan.recipe.host)
     return len(slices)

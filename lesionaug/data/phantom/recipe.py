@@ -17,39 +17,37 @@ likely and how strong each ingredient is. So another class, or another contrast,
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from lesionaug.errors import ConfigError
-from lesionaug.settings import check_keys, merge, validate
+from lesionaug.settings import check_keys, merge, read_toml, validate
 
-Range = Annotated[tuple[float, float], Field(description="low, high")]
+Pair = TypeVar("Pair", tuple[float, float], tuple[int, int])
+
+
+def _rising(pair: Pair, info: ValidationInfo) -> Pair:
+    low, high = pair
+    if low > high:
+        raise ValueError(f"{info.field_name} must be low, high, got {low}, {high}")
+    return pair
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
+MeanSpread = tuple[float, Annotated[float, Field(ge=0.0)]]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    @model_validator(mode="after")
-    def _ranges_rise(self) -> _Frozen:
-        for name, field in type(self).model_fields.items():
-            if field.annotation == tuple[float, float] and "mean" not in (field.description or ""):
-                low, high = getattr(self, name)
-                if low > high:
-                    raise ValueError(f"{name} must be low, high, got {low}, {high}")
-        return self
-
-
-MeanSpread = Annotated[tuple[float, float], Field(description="mean, standard deviation")]
-
 
 class LesionRecipe(_Frozen):
     """One class of lesions: ranges to draw from (low, high: uniform) and how likely each ingredient is.
 
+    The defaults are what metastases and hemangiomas have in common: neither size nor ground tissue tells them apart.
     Lengths named `..._mm` are mm; `inner` is depth under the boundary in mean radii (0 at it, about 1 in the middle).
 
     Attributes:
@@ -92,12 +90,12 @@ class LesionRecipe(_Frozen):
 
     count: Annotated[int, Field(ge=0, le=100_000)] = 0
     under_surface: Range = (0.5, 1.25)
-    median_mm: Annotated[float, Field(ge=12, le=80)] = 29.0
+    median_mm: Annotated[float, Field(ge=12, le=80)] = 33.0
     spread: Annotated[float, Field(ge=0, le=1)] = 0.5
-    elongation: Annotated[float, Field(ge=0, le=0.6)] = 0.18
+    elongation: Annotated[float, Field(ge=0, le=0.6)] = 0.22
     lobulation: Annotated[float, Field(ge=0, le=0.2)] = 0.05
     lobes: Annotated[float, Field(ge=2, le=9)] = 4.0
-    hu: Range = (40, 80)
+    hu: Range = (40, 74)
     below_liver_hu: float = 16.0
     grain_hu: Range = (2, 6)
     edge_mm: Range = (1.0, 2.5)
@@ -124,7 +122,7 @@ class LesionRecipe(_Frozen):
     spot_inner: Range = (0.1, 0.7)
     spot_pool: Range = (0.3, 0.8)
     calcified: Share = 0.0
-    at_vessel: Share = 0.0
+    at_vessel: Share = 0.2
 
 
 class TissueRecipe(_Frozen):
@@ -158,7 +156,7 @@ class ScanRecipe(_Frozen):
     ge_share: Share = 0.5
     noise: Annotated[float, Field(ge=0, le=5)] = 1.0
     thickness_mm: tuple[Annotated[float, Field(ge=0.5, le=10)], ...] = ()
-    exposure_mas: Annotated[tuple[int, int], Field()] = (140, 400)
+    exposure_mas: Annotated[tuple[int, int], AfterValidator(_rising)] = (140, 400)
 
 
 CYST = LesionRecipe(
@@ -176,12 +174,7 @@ CYST = LesionRecipe(
 )
 METASTASIS = LesionRecipe(
     count=64,
-    median_mm=33,
-    elongation=0.22,
     lobulation=0.05,
-    lobes=4,
-    hu=(40, 74),
-    grain_hu=(2, 6),
     edge_mm=(0.9, 2.2),
     edge_share=(0.0, 0.15),
     ragged=0.04,
@@ -198,17 +191,10 @@ METASTASIS = LesionRecipe(
     spot_inner=(0.26, 0.5),
     spot_pool=(0.9, 1.0),
     calcified=0.08,
-    at_vessel=0.2,
 )
 HEMANGIOMA = LesionRecipe(
     count=65,
-    median_mm=33,
-    spread=0.5,
-    elongation=0.22,
     lobulation=0.06,
-    lobes=4,
-    hu=(40, 74),
-    grain_hu=(2, 6),
     edge_mm=(0.8, 2.0),
     edge_share=(0.0, 0.12),
     ragged=0.03,
@@ -219,7 +205,6 @@ HEMANGIOMA = LesionRecipe(
     nodule_pool=(0.9, 1.0),
     fill=(0.0, 0.25),
     filled=0.15,
-    at_vessel=0.2,
 )
 
 
@@ -249,12 +234,7 @@ def load_recipe(path: Path) -> PhantomRecipe:
     Raises:
         ConfigError: Unreadable file, unknown key, value out of range.
     """
-    try:
-        wanted = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(
-            path.name, f"this is not a readable TOML file ({error})", "See docs/phantom.md for an example"
-        ) from error
+    wanted = read_toml(path, "See docs/phantom.md for an example")
     base: dict[str, Any] = PhantomRecipe().model_dump(mode="json")
     classes = wanted.get("classes", {})
     if isinstance(classes, dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,12 @@ class Grid:
     spacing_mm: float
     center_px: tuple[float, float]
 
-    @property
+    @cached_property
     def x(self) -> Float:
         """The x of each column in mm, [1, 512] float32."""
         return (((np.arange(SLICE_SIZE) + 0.5) - self.center_px[0]) * self.spacing_mm).astype(np.float32)[None, :]
 
-    @property
+    @cached_property
     def y(self) -> Float:
         """The y of each row in mm, [512, 1] float32."""
         return (((np.arange(SLICE_SIZE) + 0.5) - self.center_px[1]) * self.spacing_mm).astype(np.float32)[:, None]
@@ -72,6 +73,15 @@ class Star:
         """The largest radius."""
         return float(self.radii_mm.max())
 
+    @cached_property
+    def _obliquity(self) -> Float:
+        """What turns a distance along the radius into one across the boundary, [NUM_ANGLES]."""
+        slope = np.gradient(np.concatenate([self.radii_mm[-1:], self.radii_mm, self.radii_mm[:1]]))[1:-1] / (
+            2 * np.pi / NUM_ANGLES
+        )
+        obliquity: Float = (self.radii_mm / np.hypot(self.radii_mm, slope)).astype(np.float32)
+        return obliquity
+
     def angle_index(self, x: Float, y: Float) -> NDArray[np.intp]:
         """Find the nearest tabulated angle of each point, of the shape that x and y broadcast to."""
         angle = np.arctan2(y - np.float32(self.center_mm[1]), x - np.float32(self.center_mm[0]))
@@ -81,12 +91,8 @@ class Star:
     def depth(self, x: Float, y: Float) -> Float:
         """Measure the signed depth in mm, float32 of the shape that x and y broadcast to."""
         index = self.angle_index(x, y)
-        slope = np.gradient(np.concatenate([self.radii_mm[-1:], self.radii_mm, self.radii_mm[:1]]))[1:-1] / (
-            2 * np.pi / NUM_ANGLES
-        )
-        obliquity = (self.radii_mm / np.hypot(self.radii_mm, slope)).astype(np.float32)
         distance = np.hypot(x - np.float32(self.center_mm[0]), y - np.float32(self.center_mm[1]))
-        depth: Float = (self.radii_mm.astype(np.float32)[index] - distance) * obliquity[index]
+        depth: Float = (self.radii_mm.astype(np.float32)[index] - distance) * self._obliquity[index]
         return depth
 
 
@@ -143,11 +149,6 @@ class Waves:
         down = y.reshape(-1)[:, None] * ky + (self.phases + np.float32(z) * kz)  # [h, n]
         field: Float = np.cos(down) @ np.cos(across).T - np.sin(down) @ np.sin(across).T
         return field * np.float32(np.sqrt(2 / len(self.phases)))
-
-    def at(self, points: NDArray[np.float64]) -> Float:
-        """Evaluate it at points [m, 3] mm; returns [m] float32."""
-        total: Float = np.cos(points.astype(np.float32) @ self.vectors.T + self.phases).sum(axis=1)
-        return total * np.float32(np.sqrt(2 / len(self.phases)))
 
 
 def draw_waves(rng: np.random.Generator, wavelength_mm: float, num: int = 48, spread: float = 0.35) -> Waves:

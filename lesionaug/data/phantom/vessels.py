@@ -48,6 +48,17 @@ class Tubes:
             total += filled
         return total / np.float32(len(heights))
 
+    def depth(self, grid: Grid, z: float) -> Float:
+        """Depth inside them in the plane at z, [512, 512] mm; -99 far away from them. For a few thick ones."""
+        depth = np.full((SLICE_SIZE, SLICE_SIZE), -99, np.float32)
+        for start, end, radius in zip(self.start, self.end, self.radius, strict=True):
+            run = end - start
+            box = grid.box(tuple((start + end)[:2] / 2), float(np.linalg.norm(run)) / 2 + radius + 8)
+            dx, dy = grid.x[:, box[1]] - np.float32(start[0]), grid.y[box[0]] - np.float32(start[1])
+            inside = np.float32(radius) - _distance(dx, dy, np.float32(z - start[2]), run)
+            np.maximum(depth[box], inside, out=depth[box])
+        return depth
+
 
 def polyline(points: Sequence[Point], radius_mm: float | Sequence[float]) -> Tubes:
     """Make one tube through `points`; a radius for all of it, or one for each point (pieces take the mean)."""
@@ -71,14 +82,15 @@ def _stamp(filled: Float, grid: Grid, start: Points, end: Points, radius: float,
         return
     dx, dy = grid.x[:, box[1]] - np.float32(start[0]), grid.y[box[0]] - np.float32(start[1])
     dz = np.float32(z - start[2])
-    length = max(float(run @ run), 1e-6)
-    along = np.clip((dx * np.float32(run[0]) + dy * np.float32(run[1]) + dz * np.float32(run[2])) / length, 0, 1)
-    distance = np.sqrt(
-        (dx - along * np.float32(run[0])) ** 2
-        + (dy - along * np.float32(run[1])) ** 2
-        + (dz - along * np.float32(run[2])) ** 2
-    )
-    np.maximum(filled[box], coverage(np.float32(radius) - distance, edge_mm), out=filled[box])
+    np.maximum(filled[box], coverage(np.float32(radius) - _distance(dx, dy, dz, run), edge_mm), out=filled[box])
+
+
+def _distance(dx: Float, dy: Float, dz: np.float32, run: Points) -> Float:
+    """Distance of points, told from a piece's start, to the piece that runs from there along `run`, mm."""
+    rx, ry, rz = run.astype(np.float32)
+    along = np.clip((dx * rx + dy * ry + dz * rz) / max(float(run @ run), 1e-6), 0, 1)
+    distance: Float = np.sqrt((dx - along * rx) ** 2 + (dy - along * ry) ** 2 + (dz - along * rz) ** 2)
+    return distance
 
 
 def grow_tree(
