@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -32,7 +33,14 @@ CREDIT = (
     "Real slices: Colorectal-Liver-Metastases (TCIA), patient CRLM-CT-1004, Simpson et al. 2023,\n"
     "doi:10.7937/QXK2-QG03, CC BY 4.0 (windowed, cropped). The others are lesionaug phantoms, not patients."
 )
-Picture = tuple[np.ndarray, float]  # HU [h, w] float64, spacing in mm
+
+
+class Picture(NamedTuple):
+    """A slice: HU [h, w] float64, pixel side in mm, and where its lesions are known to lie (bool [h, w])."""
+
+    hu: np.ndarray
+    spacing: float
+    lesions: np.ndarray
 
 
 def main() -> None:
@@ -64,15 +72,16 @@ def main() -> None:
 def read_slice(path: Path) -> Picture:
     ds = pydicom.dcmread(path)
     hu = ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
-    return np.clip(hu, -1024, 3071), float(ds.PixelSpacing[0])
+    return Picture(np.clip(hu, -1024, 3071), float(ds.PixelSpacing[0]), np.zeros(hu.shape, bool))
 
 
 def draw(seed: int, patients: int) -> list[Picture]:
     recipe = PhantomRecipe(scan=ScanRecipe(ge_share=1.0, thickness_mm=(5.0,)))
     pictures = []
     for plan in plan_patients(None, seed, recipe=recipe)[:patients]:
-        slices, _, scan = draw_patient_slices(plan)
-        pictures.append((slices[0].hu.astype(np.float64), scan.spacing_mm))
+        slices, masks, scan = draw_patient_slices(plan)
+        lesions = np.any([segment.mask for segment in masks if segment.slice_index == 0], axis=0)
+        pictures.append(Picture(slices[0].hu.astype(np.float64), scan.spacing_mm, lesions))
     return pictures
 
 
@@ -92,7 +101,7 @@ def measure(pictures: list[Picture]) -> dict:
     """Liver mean and spread, noise power by frequency, sharpness of edges."""
     edges = np.arange(0, 0.70, 0.05)
     means, spreads, powers, widths = [], [], [], []
-    for hu, spacing in pictures:
+    for hu, spacing, _ in pictures:
         even = liver_patches(hu, PATCH)
         for _, row, column in even[: max(3, len(even) // 8)]:
             patch = hu[row : row + PATCH, column : column + PATCH]
@@ -209,7 +218,7 @@ def grid_of(pictures: list[np.ndarray], titles: list[str], columns: int, size: f
 
 
 def draw_slices(real: list[Picture], phantom: list[Picture], path: Path) -> None:
-    pictures = [hu for hu, _ in real] + [hu for hu, _ in phantom]
+    pictures = [picture.hu for picture in (*real, *phantom)]
     titles = ["real"] * len(real) + ["PHANTOM (synthetic)"] * len(phantom)
     figure = grid_of(pictures, titles, len(real), 3.2)
     figure.savefig(path, dpi=110)
@@ -217,19 +226,28 @@ def draw_slices(real: list[Picture], phantom: list[Picture], path: Path) -> None
 
 
 def liver_crops(pictures: list[Picture], num: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Crops with at least half of their pixels in liver-like tissue, at random places, vessels and edges included."""
-    crops = []
+    """Crops of mostly liver-like tissue at random places, vessels and edges included, drawn lesions left out.
+
+    Every slice gives as many as the others (if it has the places), and the middles of two from one slice are 45 pixels apart.
+    """
     places = []
-    for index, (hu, _) in enumerate(pictures):
+    for index, (hu, _, lesions) in enumerate(pictures):
         tissue = ndimage.uniform_filter(((hu > 60) & (hu < 190)).astype(float), CROP)
-        rows, columns = np.nonzero(tissue > 0.72)
+        free = ndimage.maximum_filter(lesions, CROP + 16) == 0
+        rows, columns = np.nonzero((tissue > 0.72) & free)
         near = (columns < hu.shape[1] * 0.48) & (columns > CROP // 2) & (rows > CROP // 2)
         places += [(index, int(r), int(c)) for r, c in zip(rows[near], columns[near], strict=True)]
-    for place in rng.permutation(len(places))[:num]:
-        index, row, column = places[place]
-        half = CROP // 2
-        crops.append(pictures[index][0][row - half : row + half, column - half : column + half])
-    return crops
+    chosen: list[tuple[int, int, int]] = []
+    for each in (-(-num // len(pictures)), num):
+        for place in rng.permutation(len(places)):
+            index, row, column = places[place]
+            same = [c for c in chosen if c[0] == index]
+            apart = all(max(abs(row - c[1]), abs(column - c[2])) >= 45 for c in same)
+            if apart and len(same) < each and len(chosen) < num:
+                chosen.append((index, row, column))
+    half = CROP // 2
+    order = rng.permutation(len(chosen))
+    return [pictures[i].hu[r - half : r + half, c - half : c + half] for i, r, c in (chosen[k] for k in order)]
 
 
 def draw_crops(real: list[np.ndarray], phantom: list[np.ndarray], path: Path) -> None:
@@ -264,12 +282,13 @@ def draw_classes(seed: int, path: Path, each: int = 10) -> None:
 
 
 def draw_blind(real: list[np.ndarray], phantom: list[np.ndarray], rng: np.random.Generator, out: Path) -> None:
-    order = rng.permutation(24)
-    both = real + phantom
-    figure = grid_of([both[i] for i in order], [str(n) for n in range(1, 25)], 6, 1.8, credit=False)
+    each = min(len(real), len(phantom))
+    both = real[:each] + phantom[:each]
+    order = rng.permutation(2 * each)
+    figure = grid_of([both[i] for i in order], [str(n) for n in range(1, 2 * each + 1)], 6, 1.8, credit=False)
     figure.savefig(out / "blind.png", dpi=110)
     plt.close(figure)
-    key = [f"{n} {'real' if i < 12 else 'phantom'}" for n, i in enumerate(order, 1)]
+    key = [f"{n} {'real' if i < each else 'phantom'}" for n, i in enumerate(order, 1)]
     write_text_atomic(out / "blind_key.txt", "\n".join(key) + "\n")
 
 

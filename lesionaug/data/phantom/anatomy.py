@@ -178,7 +178,7 @@ def draw_patient(rng: np.random.Generator, tissue: TissueRecipe | None = None) -
     wall = float(rng.uniform(12, 16)) * (1 - 0.3 * front) * np.exp(wobble(rng, 0.05, range(2, 6)))
     wall += float(rng.uniform(16, 26)) * np.exp(-(((np.abs(from_back) - 19) / 15) ** 2))
     wall += 12 * np.exp(-((from_back / 10) ** 2))
-    gap = np.clip(wobble(rng, 1.1, range(1, 9), 0.4), 0.0, 3.5)
+    gap = np.clip(wobble(rng, 1.0, range(1, 12), 0.3) - 0.6, 0.0, 3.5)
 
     spine_y = b - fat_mm - 62 + float(rng.normal(0, 2))
     vertebra = ellipse((float(rng.normal(0, 2)), spine_y), float(rng.uniform(19, 23)), float(rng.uniform(14.5, 17)))
@@ -191,6 +191,9 @@ def draw_patient(rng: np.random.Generator, tissue: TissueRecipe | None = None) -
         float(rng.uniform(8, 12)),
         float(rng.uniform(-30, 30)),
     )
+    vertebra = replace(vertebra, radii_mm=vertebra.radii_mm * (1 + wobble(rng, 0.025, range(2, 7))))
+    aorta = replace(aorta, radii_mm=aorta.radii_mm * (1 + wobble(rng, 0.015, range(2, 5))))
+    cava = replace(cava, radii_mm=cava.radii_mm * (1 + wobble(rng, 0.07, range(2, 6))))
 
     center = (-0.37 * a + float(rng.normal(0, 4)), -0.22 * b + float(rng.normal(0, 4)))
     turn, left_lobe = float(rng.normal(0, 4)), float(rng.uniform(0.72, 1.06))
@@ -247,13 +250,13 @@ def _draw_values(rng: np.random.Generator, tissue: TissueRecipe) -> Values:
         liver=liver,
         vessel=max(liver + 25, tissue.vessel_hu + enhancement + float(rng.normal(0, 4))),
         aorta=tissue.vessel_hu - 4 + enhancement + float(rng.normal(0, 5)),
-        cava=tissue.vessel_hu - 16 + enhancement + float(rng.normal(0, 8)),
+        cava=max(liver + 6, tissue.vessel_hu - 26 + enhancement + float(rng.normal(0, 9))),
         spleen=122 + enhancement + float(rng.normal(0, 5)),
         muscle=float(rng.normal(60, 4)),
         kidney=180 + enhancement + float(rng.normal(0, 8)),
         fat=float(rng.normal(-102, 4)),
         stomach=float(rng.uniform(8, 35)) if water else float(rng.uniform(120, 260)),
-        bone=float(rng.normal(190, 30)),
+        bone=float(rng.normal(205, 28)),
         pancreas=float(rng.normal(98, 8)),
         bile=float(rng.uniform(2, 16)),
     )
@@ -338,7 +341,7 @@ def _with_vessels(patient: Patient, rng: np.random.Generator) -> Patient:
     points = np.stack(
         [rng.uniform(-a, 0.75 * a, 2600), rng.uniform(-b, 0.8 * b, 2600), rng.uniform(-66, 82, 2600)], axis=1
     )
-    points = points[inside(points, 5.0)][:620]
+    points = points[inside(points, 5.0)][:520]
     portal, hepatic = points[::2], points[1::2]
 
     hilum = np.array([-0.10 * a, patient.liver_center_mm[1] + 0.24 * b, float(rng.uniform(-6, 6))])
@@ -352,7 +355,7 @@ def _with_vessels(patient: Patient, rng: np.random.Generator) -> Patient:
         [fork, right + np.array([-8, -4, 2]), right + np.array([-22, -20, 10]) + shift[3]],
         [fork, left, left + np.array([2, -24, 2]) + shift[4]],
     ]
-    portal_tree = grow_tree([_points(t) for t in trunks], portal, 6.8, 0.82, rng, inside)
+    portal_tree = grow_tree([_points(t) for t in trunks], portal, 6.8, 0.95, rng, inside)
     stem = polyline([confluence, _point(hilum), _point(fork)], float(rng.uniform(6.2, 7.6)))
 
     mouth = np.array([patient.cava.center_mm[0], patient.cava.center_mm[1] - 6, 62.0])
@@ -361,7 +364,7 @@ def _with_vessels(patient: Patient, rng: np.random.Generator) -> Patient:
         [_point(mouth), _point(mouth * 0.55 + np.array(e) * 0.45 + rng.normal(0, 5, size=3) + [0, 0, 8]), e]
         for e in ends
     ]
-    hepatic_tree = grow_tree(veins, hepatic, 5.2, 0.78, rng, inside)
+    hepatic_tree = grow_tree(veins, hepatic, 5.2, 0.9, rng, inside)
     splenic = polyline(
         [confluence, (0.2 * a, 0.02 * b, hilum[2] - 16), (0.42 * a, 0.12 * b, 0), (0.52 * a, 0.2 * b, 8)], 4.2
     )
@@ -500,15 +503,19 @@ def _paint_wall(hu: Float, geometry: Geometry, texture: Float, mottle: Float) ->
     blend(hu, EVERYWHERE, coverage(geometry.body - 1.8, edge), patient.hu.fat + 3 * texture + septa * 0.6)
     fat = patient.fat_mm.astype(np.float32)[index]
     wall = patient.wall_mm.astype(np.float32)[index]
-    muscle = geometry.body - fat + 0.8 * mottle
+    muscle = geometry.body - fat + 0.4 * mottle
     marbled = patient.hu.muscle + 4 * texture - 70 * np.clip(mottle + 0.5 * texture - 1.35, 0, 1)
     blend(hu, EVERYWHERE, coverage(muscle, edge), marbled)
-    plane = np.abs(muscle - 0.42 * wall + 1.0 * mottle)  # fat between the outer muscles and the ribs' layer
-    thick = np.clip(0.25 + 0.55 * mottle, 0, 1.3)
+    plane = np.abs(muscle - 0.42 * wall + 0.35 * mottle)  # fat between the outer muscles and the ribs' layer
+    thick = np.clip(0.15 + 0.5 * mottle + 0.15 * texture, 0, 1.2)
     blend(hu, EVERYWHERE, coverage(thick - plane, edge) * (wall > 9), patient.hu.fat + 20)
     # Fat inside is crossed by strands: peritoneal folds, small vessels and nerves, some thick, some hardly seen.
-    strands = np.clip(1 - np.abs(texture + 0.5 * mottle) / 0.2, 0, 1) * np.clip(0.45 + 0.6 * mottle, 0, 1.3)
-    blend(hu, EVERYWHERE, coverage(geometry.cavity, edge), patient.hu.fat + 6 + 6 * mottle + 55 * strands)
+    # They are thickest where the great vessels, their nerves and lymph nodes lie.
+    side, front = patient.vertebra.center_mm[0], patient.vertebra.center_mm[1] - 32
+    deep = np.exp(-(((x - np.float32(side)) / 42) ** 2) - ((y - np.float32(front)) / 30) ** 2)
+    strands = np.clip(1 - np.abs(mottle + 0.3 * texture) / (0.16 + 0.14 * deep), 0, 1)
+    strands = strands * np.clip(0.5 + 0.4 * texture + 0.4 * deep, 0, 1.4)
+    blend(hu, EVERYWHERE, coverage(geometry.cavity, edge), patient.hu.fat + 6 + 6 * mottle + (60 + 60 * deep) * strands)
 
 
 def _paint_left_side(
@@ -600,14 +607,15 @@ def _paint_clefts(hu: Float, geometry: Geometry, liver_depth: Float) -> None:
     a = patient.half_width_mm
     x, y = geometry.grid.x, geometry.grid.y
     inside = coverage(liver_depth, 2.0)
-    bend = 2.5 * patient.surface.on(x, y, z) + 1.2 * patient.mottle.on(x, y, z)
+    bend = 2.5 * patient.surface.on(x, y, z) + 0.6 * patient.mottle.on(x, y, z)
     middle = patient.liver_center_mm[0] + 0.36 * a
     low = float(np.clip((8 - z) / 40, 0, 1))
     if patient.cleft_mm * low > 4:  # the round ligament, deeper the lower the slice
         front = -patient.half_height_mm * 0.62
         depth = y - front - 0.5 * bend
         reach = np.float32(patient.cleft_mm * low)
-        width = np.float32(0.5 + 1.3 * low) * np.clip(1.2 - depth / reach, 0.2, 1)
+        uneven = 0.75 + 0.35 * patient.texture.on(x, y, z)
+        width = np.float32(0.4 + 1.3 * low) * np.clip(1.15 - depth / reach, 0.05, 1) * uneven
         cleft = np.minimum(width - np.abs(x - middle - 1.6 * bend - 0.2 * depth), reach - depth)
         blend(hu, EVERYWHERE, coverage(cleft, 1.4) * inside * 0.75, patient.hu.fat + 30)
     if -12 < z < 40:  # the venous ligament, from the left portal vein to the back, oblique
@@ -633,12 +641,30 @@ def _paint_great_vessels(hu: Float, geometry: Geometry) -> None:
             leg.depth(grid.x[:, box[1]], grid.y[box[0]]), -patient.aorta.depth(grid.x[:, box[1]], grid.y[box[0]]) - 1
         )
         blend(hu, box, coverage(depth, edge), patient.hu.muscle)
+    _paint_adrenals(hu, geometry)
     for vessel, value in ((patient.aorta, patient.hu.aorta), (patient.cava, patient.hu.cava)):
         box = grid.box(vessel.center_mm, vessel.reach_mm + 3)
         depth = vessel.depth(grid.x[:, box[1]], grid.y[box[0]])
         if vessel is patient.aorta:
             blend(hu, box, coverage(depth + 1.0, edge), 50)  # its wall
         blend(hu, box, coverage(depth, edge), value)
+
+
+def _paint_adrenals(hu: Float, geometry: Geometry) -> None:
+    """Paint the adrenals: a thin line behind the cava, and an upturned V before the left kidney's upper end."""
+    patient, z = geometry.patient, geometry.z_mm
+    bend = patient.surface.on(geometry.grid.x, geometry.grid.y, z)
+    cava, aorta = patient.cava.center_mm, patient.aorta.center_mm
+    right = [(cava[0] + 1, cava[1] + 9), (cava[0] - 3, cava[1] + 20), (cava[0] - 9, cava[1] + 33)]
+    left = [(aorta[0] + 32, aorta[1] + 20), (aorta[0] + 25, aorta[1] + 2), (aorta[0] + 42, aorta[1] + 12)]
+    for path, middle in ((right, 2.0), (left, -6.0)):
+        height = 1 - ((z - middle) / 24) ** 2
+        if height <= 0:
+            continue
+        radius = 1.9 * float(np.sqrt(height))
+        gland = polyline([(px, py, z) for px, py in path], radius).depth(geometry.grid, z) + 0.6 * bend
+        depth = np.minimum(gland, geometry.peritoneum - 2)
+        blend(hu, EVERYWHERE, coverage(depth, geometry.edge_mm), patient.hu.muscle + 22)
 
 
 def _paint_bones(hu: Float, geometry: Geometry, texture: Float) -> None:
@@ -679,13 +705,15 @@ def _paint_bones(hu: Float, geometry: Geometry, texture: Float) -> None:
             radius = _radius_where(geometry, angle)
             center = (radius * np.cos(angle), radius * np.sin(angle))
             steep = 7.5 + 6.5 * np.sin(np.deg2rad(min(from_back, 120) * 1.3))
-            rib = ellipse(center, float(steep), 4.2, _tangent_deg(geometry, center))
+            rib = ellipse(center, float(steep), 3.9, _tangent_deg(geometry, center))
             rib_box = grid.box(center, rib.reach_mm + 3)
-            depth = rib.depth(x[:, rib_box[1]], y[rib_box[0]])
+            rough = texture[rib_box]
+            depth = rib.depth(x[:, rib_box[1]], y[rib_box[0]]) + 0.25 * rough
             cartilage = from_back > 124
-            blend(hu, rib_box, coverage(depth, edge), 110 if cartilage else 470)
+            blend(hu, rib_box, coverage(depth, edge), 110 + 10 * rough if cartilage else 440 + 40 * rough)
             if not cartilage:
-                blend(hu, rib_box, coverage(depth - 1.3, edge + 0.3), 150 + 25 * texture[rib_box])
+                marrow = patient.hu.bone - 10 + 50 * rough
+                blend(hu, rib_box, coverage(depth - 1.4 - 0.35 * rough, edge + 0.6), marrow)
 
 
 def _radius_where(geometry: Geometry, angle: float, outside_mm: float = 4.6) -> float:

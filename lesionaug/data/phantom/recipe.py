@@ -162,8 +162,8 @@ class ScanRecipe(_Frozen):
 CYST = LesionRecipe(
     count=53,
     median_mm=27,
-    elongation=0.14,
-    lobulation=0.03,
+    elongation=0.2,
+    lobulation=0.045,
     lobes=3,
     hu=(0, 20),
     grain_hu=(0.5, 2),

@@ -20,7 +20,7 @@ from lesionaug.data.phantom.shapes import SLICE_SIZE, Float
 NUM_DIRECTIONS = 8
 COARSE = 8  # attenuation is summed on a grid of 64 x 64
 WATER_PER_MM = 0.0195  # attenuation of water at the effective energy of 120 kVp
-MODULATION = 0.6  # what remains of the differences between rays after tube current modulation and beam shaping
+MODULATION = 0.75  # what remains of the differences between rays after tube current modulation and beam shaping
 
 
 @dataclass(frozen=True)
