@@ -248,6 +248,9 @@ class _Ingredients:
         ]
         self.septum = self._direction() if self.chance(recipe.septum) and radius > 7 else None
         self.septum_at, self.septum_hu = self.draw((-0.4, 0.4)) * radius, self.draw((25.0, 45.0))
+        if self.chance(recipe.cystic):  # dead almost to the boundary: it can pass for a cyst
+            self.necrosis, self.rim, self.spots, self.nodules = True, False, [], []
+            self.necrosis_from, self.edge_mm = self.draw((0.02, 0.16)), min(self.edge_mm, 1.2)
         hard = int(rng.integers(1, 5)) if self.chance(recipe.calcified) else 0
         self.calcified = [
             (self._direction(), self.draw((0.2, 0.95)), self.draw((0.8, 2.0)), self.draw((160.0, 420.0)))

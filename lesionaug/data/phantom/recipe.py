@@ -72,6 +72,7 @@ class LesionRecipe(_Frozen):
         necrosis: Share with a dead middle.
         necrosis_from: Where it begins, inner.
         necrosis_hu: Of the dead middle.
+        cystic: Share that is dead almost to the boundary, with neither rim nor bright parts.
         nodules: Share with enhancing nodules under the boundary.
         num_nodules: How many, over the whole surface.
         nodule_size: Height under the boundary, as a share of the radius.
@@ -109,6 +110,7 @@ class LesionRecipe(_Frozen):
     necrosis: Share = 0.0
     necrosis_from: Range = (0.45, 0.75)
     necrosis_hu: Range = (12, 40)
+    cystic: Share = 0.0
     nodules: Share = 0.0
     num_nodules: Range = (6, 14)
     nodule_size: Range = (0.12, 0.26)
@@ -185,6 +187,7 @@ METASTASIS = LesionRecipe(
     necrosis=0.35,
     necrosis_from=(0.15, 0.75),
     necrosis_hu=(8, 36),
+    cystic=0.14,
     spots=0.95,
     num_spots=(1.6, 4.0),
     spot_size=(0.22, 0.33),
