@@ -228,7 +228,7 @@ def draw_slices(real: list[Picture], phantom: list[Picture], path: Path) -> None
 def liver_crops(pictures: list[Picture], num: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Crops of mostly liver-like tissue at random places, vessels and edges included, drawn lesions left out.
 
-    Every slice gives as many as the others (if it has the places), and the middles of two from one slice are 45 pixels apart.
+    Every slice gives as many as the others, if it has the places; the middles of two from one are 45 pixels apart.
     """
     places = []
     for index, (hu, _, lesions) in enumerate(pictures):

@@ -118,7 +118,8 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
         return std::pair<int, int64_t>(int(status), index);
       },
       "args"_a, Released());
-  m.def("resample_cpu", &resample_cpu, "args"_a, "threads"_a, Released());
+  m.def("cpu_paths", &cpu_paths);
+  m.def("resample_cpu", &resample_cpu, "args"_a, "threads"_a, "path"_a, Released());
   m.def(
       "resample_adjoint_cpu",
       [](const ResampleArgs& args, uintptr_t gradient, int threads) {

@@ -1,7 +1,9 @@
 // What the binding calls: the same functions for the CPU and for a CUDA stream.
 #pragma once
 
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "plan.h"
 #include "resample.h"
@@ -11,7 +13,11 @@ namespace lesionaug {
 // First patch that is not valid and what is wrong with it, or kOk. Reads host memory.
 std::pair<Status, int64_t> check_patches(const ResampleArgs& args);
 
-void resample_cpu(const ResampleArgs& args, int threads);
+// `path` is one of cpu_paths, or "": the fastest. All give the same to rounding; one gives the same bits however a call
+// is split over threads or calls.
+constexpr char kReferencePath[] = "reference";  // the loop over resample.h
+std::vector<std::string> cpu_paths();
+void resample_cpu(const ResampleArgs& args, int threads, const std::string& path);
 // Gradient with respect to the pixels: args.out is read as the patches' gradient, `gradient` [pixels] is written.
 void resample_adjoint_cpu(const ResampleArgs& args, void* gradient, int threads);
 void patch_to_image_cpu(const ResampleArgs& args, float* matrices);

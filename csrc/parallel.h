@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <mutex>
@@ -11,32 +12,57 @@
 
 namespace lesionaug {
 
-// Calls body(i) for i in [0, count), neighbouring i on one thread. What body(i) computes must not depend on the split.
-// The last exception that a body throws is thrown again here, when all threads have ended.
-template <class Body>
-void parallel_for(int64_t count, int threads, const Body& body) {
-  const int64_t used = std::clamp<int64_t>(threads, 1, std::max<int64_t>(count, 1));
+// Pieces of [0, count), handed out as threads ask for them.
+class Pieces {
+ public:
+  Pieces(int64_t count, int64_t piece) : count_(count), piece_(piece) {}
+
+  // The next piece [first, last); false when none is left.
+  bool next(int64_t& first, int64_t& last) {
+    first = next_.fetch_add(piece_, std::memory_order_relaxed);
+    last = std::min(first + piece_, count_);
+    return first < count_;
+  }
+
+ private:
+  std::atomic<int64_t> next_{0};
+  const int64_t count_, piece_;
+};
+
+// Calls worker(pieces) on each of `threads` threads, this one among them. What is computed must not depend on who gets
+// which piece. The last exception that a worker throws is thrown again here, when all threads have ended.
+template <class Worker>
+void parallel(int64_t count, int64_t piece, int threads, const Worker& worker) {
+  const int64_t used = std::clamp<int64_t>(threads, 1, std::max<int64_t>((count + piece - 1) / piece, 1));
+  Pieces pieces(count, piece);
   std::exception_ptr failure;
   std::mutex failing;
-  const auto run = [&](int64_t part) {
+  const auto run = [&] {
     try {
-      for (int64_t i = count * part / used; i < count * (part + 1) / used; ++i) body(i);
+      worker(pieces);
     } catch (...) {
       const std::lock_guard<std::mutex> lock(failing);
       failure = std::current_exception();
     }
   };
-  std::vector<std::thread> workers;
-  workers.reserve(used);
-  int64_t part = 1;
+  std::vector<std::thread> others;
+  others.reserve(used);
   try {
-    for (; part < used; ++part) workers.emplace_back(run, part);
-  } catch (const std::system_error&) {  // no more threads to be had: the rest is done on this one
+    for (int64_t i = 1; i < used; ++i) others.emplace_back(run);
+  } catch (const std::system_error&) {  // no more threads to be had: those there are do the rest
   }
-  run(0);
-  for (; part < used; ++part) run(part);
-  for (std::thread& worker : workers) worker.join();
+  run();
+  for (std::thread& other : others) other.join();
   if (failure) std::rethrow_exception(failure);
+}
+
+// Calls body(i) for i in [0, count), `piece` neighbours on one thread.
+template <class Body>
+void parallel_for(int64_t count, int64_t piece, int threads, const Body& body) {
+  parallel(count, piece, threads, [&](Pieces& pieces) {
+    for (int64_t first, last; pieces.next(first, last);)
+      for (int64_t i = first; i < last; ++i) body(i);
+  });
 }
 
 }  // namespace lesionaug

@@ -240,18 +240,17 @@ LA_HD void store(const ResampleArgs& args, int64_t address, T value) {
   }
 }
 
-// One pixel of one patch in every channel: the whole job of a CUDA thread, or of an inner CPU loop.
+// One pixel of one channel of one patch.
 template <class T, class S>
-LA_HD void resample_pixel(const ResampleArgs& args, const Patch& p, int64_t n, int i, int j) {
-  const int64_t area = int64_t(p.height) * p.width;
-  double x = 0, y = 0;
-  patch_point(p.map, i, j, x, y);
-  for (int c = 0; c < args.channels; ++c) {
-    T value = T(NAN);
-    if (p.status == Status::kOk)
-      value = sample<T>(static_cast<const S*>(args.pixels) + p.offset + c * area, p, x, y, args);
-    store(args, patch_address(args, n, c, i, j, p.flip), value);
+LA_HD void resample_pixel(const ResampleArgs& args, const Patch& p, int64_t n, int c, int i, int j) {
+  T value = T(NAN);
+  if (p.status == Status::kOk) {
+    double x, y;
+    patch_point(p.map, i, j, x, y);
+    const int64_t plane = p.offset + c * (int64_t(p.height) * p.width);
+    value = sample<T>(static_cast<const S*>(args.pixels) + plane, p, x, y, args);
   }
+  store(args, patch_address(args, n, c, i, j, p.flip), value);
 }
 
 // Calls f with a value of the source type and one of the type to compute in: float64 where source or output is.

@@ -20,7 +20,8 @@ __global__ void resample_kernel(const ResampleArgs args, const int64_t blocks) {
   __syncthreads();
   const int64_t pixel = (blockIdx.x % blocks) * blockDim.x + threadIdx.x;
   if (pixel >= int64_t(args.size) * args.size) return;
-  resample_pixel<T, S>(args, patch, n, int(pixel / args.size), int(pixel % args.size));
+  const int i = int(pixel / args.size), j = int(pixel % args.size);
+  for (int c = 0; c < args.channels; ++c) resample_pixel<T, S>(args, patch, n, c, i, j);
 }
 
 // Sums in fixed point: integer addition has no order, so the atomics give the same bits every time.

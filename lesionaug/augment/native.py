@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, Protocol
@@ -67,13 +68,28 @@ class Backend(Protocol):
 
 
 class CpuBackend:
-    """Plain loops on torch's number of threads; the bits do not depend on that number."""
+    """Loops on torch's number of threads; the bits do not depend on that number.
+
+    Attributes:
+        path: Which implementation resamples: one of `native_module.cpu_paths()`, or "" for the fastest that the
+            processor has. The environment variable LESIONAUG_CPU_PATH sets it.
+    """
 
     module: ModuleType = native_module
     asynchronous = False
 
+    def __init__(self) -> None:
+        self.path = os.environ.get("LESIONAUG_CPU_PATH", "")
+        known = self.module.cpu_paths()
+        if self.path and self.path not in known:
+            raise EnvironmentProblem(
+                "LESIONAUG_CPU_PATH",
+                f"must be one of {', '.join(known)} on this processor, got {self.path!r}",
+                "Unset it to take the fastest.",
+            )
+
     def resample(self, args: Any) -> None:  # noqa: D102 - see Backend, here and below
-        self.module.resample_cpu(args, torch.get_num_threads())
+        self.module.resample_cpu(args, torch.get_num_threads(), self.path)
 
     def resample_adjoint(self, args: Any, incoming: Tensor, gradient: Tensor) -> None:  # noqa: D102
         gradient.zero_()  # images that were not selected have pixels in the buffer too

@@ -1,0 +1,48 @@
+// What the vector kernels see of a call: one plane of floats, one map, rows of one patch. Plain data only: the files
+// that implement it are compiled for one instruction set each, and must share no inline function with the others.
+#pragma once
+
+#include <cstdint>
+
+namespace lesionaug {
+
+constexpr int kTileTaps = 64;     // most taps per axis that the vector kernels take: sigma below 16
+constexpr int kTileColumns = 64;  // columns worked on at a time; tables and rows are padded to a multiple of it
+
+// All taps of all pixels of the patch lie inside the plane, so no kernel knows of borders.
+struct Tile {
+  const float* plane;          // the pixel at (origin_x, origin_y) of the image
+  int32_t stride;              // from row to row of the plane, in floats
+  int32_t origin_x, origin_y;  // all taps lie to the right of and below it
+  double m00, m01, m02, m10, m11, m12;
+  int32_t size, padded;     // side of the patch, and the same rounded up to kTileColumns
+  double sigma_x, sigma_y;  // both 1: classic bicubic, else antialiased
+  int32_t taps_x, taps_y;   // antialiased: enough for every pixel, see tile_taps
+  double a;
+  // Tables of the columns, [padded] each, filled by `prepare`: whole pixels and the rest, in [0, 1).
+  int32_t* whole_x;
+  int32_t* whole_y;
+  float* rest_x;
+  float* rest_y;
+};
+
+struct TileKernels {
+  const char* name;
+  void (*prepare)(const Tile& tile);
+  // Rows first .. last - 1 of the unflipped patch, [last - first, padded], aligned to 64 bytes.
+  void (*sample)(const Tile& tile, int first, int last, float* rows);
+  // Clips (value - low) * scale to (0, 1), NaN stays; then maps that to start + span * it.
+  void (*window)(float* values, int64_t count, float low, float scale, float start, float span);
+  // Copies rows of `size` floats (`padded` apart) to `target` (`step` apart), each mirrored where asked; `stream`
+  // goes past the caches where the alignment allows it.
+  void (*copy)(float* target, int64_t step, const float* rows, int num_rows, int size, int padded, bool mirror,
+               bool stream);
+  void (*fence)();  // after the last `copy` of a thread that streamed
+};
+
+// Null where the compiler or the processor has no such instructions.
+const TileKernels* tile_kernels_portable();
+const TileKernels* tile_kernels_avx2();
+const TileKernels* tile_kernels_avx512();
+
+}  // namespace lesionaug
