@@ -185,18 +185,25 @@ TILE_INLINE void add_split(const int32_t* whole, const float* rest, Split row, I
   fraction -= reinterpret_cast<F<W>>(carry & reinterpret_cast<I<W>>(all<W>(1.0f)));
 }
 
+// Places W pixels of a row: their first taps as `offsets`, the rest along x as `rest_x`; returns the rest along y.
+template <int W>
+TILE_INLINE F<W> place_pixels(const Tile& t, int column, Split x, Split y, int32_t* offsets, float* rest_x) {
+  I<W> whole_x, whole_y;
+  F<W> along_x, along_y;
+  add_split<W>(t.whole_x + column, t.rest_x + column, x, whole_x, along_x);
+  add_split<W>(t.whole_y + column, t.rest_y + column, y, whole_y, along_y);
+  *reinterpret_cast<I<W>*>(offsets) = whole_y * t.stride + whole_x;
+  *reinterpret_cast<F<W>*>(rest_x) = along_x;
+  return along_y;
+}
+
 template <int W>
 struct PlainWeights {  // Keys' weights of the four taps along x as polynomials of the rest, one tap in each element
   F<W> c0, c1, c2, c3;
   explicit PlainWeights(float a) {
-    for (int k = 0; k < W; k += 4) {
-      const float table[4][4] = {
-          {0, 1, 0, 0}, {a, 0, -a, 0}, {-2 * a, -(a + 3), 2 * a + 3, a}, {a, a + 2, -(a + 2), -a}};
-      for (int tap = 0; tap < 4; ++tap) {
-        c0[k + tap] = table[0][tap], c1[k + tap] = table[1][tap];
-        c2[k + tap] = table[2][tap], c3[k + tap] = table[3][tap];
-      }
-    }
+    const float table[4][4] = {{0, 1, 0, 0}, {a, 0, -a, 0}, {-2 * a, -(a + 3), 2 * a + 3, a}, {a, a + 2, -(a + 2), -a}};
+    for (int k = 0; k < W; ++k)
+      c0[k] = table[0][k % 4], c1[k] = table[1][k % 4], c2[k] = table[2][k % 4], c3[k] = table[3][k % 4];
   }
   F<W> at(F<W> t) const { return ((c3 * t + c2) * t + c1) * t + c0; }
 };
@@ -206,16 +213,11 @@ template <int W, int Q>
 TILE_INLINE F<W> four_by_four(const float* plane, int32_t stride, const int32_t* offsets, F<W> tx,
                               const float (*wy)[kTileColumns], const PlainWeights<W>& weights) {
   const F<W> x = weights.at(spread_in_groups<W, Q>(tx));
-  F<W> sum = load_groups<W, Q>(plane, offsets) * spread_in_groups<W, Q>(*reinterpret_cast<const F<W>*>(wy[0]));
-  sum =
-      load_groups<W, Q>(plane + stride, offsets) * spread_in_groups<W, Q>(*reinterpret_cast<const F<W>*>(wy[1])) + sum;
-  sum = load_groups<W, Q>(plane + 2 * int64_t(stride), offsets) *
-            spread_in_groups<W, Q>(*reinterpret_cast<const F<W>*>(wy[2])) +
-        sum;
-  sum = load_groups<W, Q>(plane + 3 * int64_t(stride), offsets) *
-            spread_in_groups<W, Q>(*reinterpret_cast<const F<W>*>(wy[3])) +
-        sum;
-  return sum * x;
+  const auto line = [&](int row) __attribute__((always_inline)) {
+    return load_groups<W, Q>(plane + row * int64_t(stride), offsets) *
+           spread_in_groups<W, Q>(*reinterpret_cast<const F<W>*>(wy[row]));
+  };
+  return (line(0) + line(1) + line(2) + line(3)) * x;
 }
 
 template <int W>
@@ -230,12 +232,7 @@ void sample_plain(const Tile& t, int first, int last, float* rows) {
     for (int j = 0; j < t.padded; j += kTileColumns, rows += kTileColumns) {
       const int used = t.size - j < kTileColumns ? t.size - j : kTileColumns;
       for (int k = 0; k < used; k += W) {
-        I<W> whole_x, whole_y;
-        F<W> rest_x, r;
-        add_split<W>(t.whole_x + j + k, t.rest_x + j + k, x, whole_x, rest_x);
-        add_split<W>(t.whole_y + j + k, t.rest_y + j + k, y, whole_y, r);
-        *reinterpret_cast<I<W>*>(offsets + k) = whole_y * t.stride + whole_x;
-        *reinterpret_cast<F<W>*>(tx + k) = rest_x;
+        const F<W> r = place_pixels<W>(t, j + k, x, y, offsets + k, tx + k);
         const F<W> u = 1.0f - r, ar = a * r, au = a * u;
         const F<W> w0 = ar * u * u, w3 = au * r * r;
         const F<W> w1 = ((a + 2) * r - (a + 3)) * r * r + 1.0f;
@@ -267,6 +264,24 @@ TILE_INLINE F<W> keys_kernel(F<W> t, float a) {
   return (a - a * v) * (v * v) + ((3 + 4 * a) - 2.0f * u) * (u * u);
 }
 
+// The sum of a pixel's rows of W taps, each times its weight (kTileColumns apart); `Partial`: of the first `count`
+// only.
+template <int W, bool Partial>
+TILE_INLINE F<W> weighted_rows(const float* row, int32_t stride, int taps, const float* weights, int count, I<W> mask) {
+  const auto line = [&](const float* p) __attribute__((always_inline)) {
+    if constexpr (Partial) return load_first<W>(p, count, mask);
+    return load<W>(p);
+  };
+  F<W> even{}, odd{};
+  int k = 0;
+  for (; k + 1 < taps; k += 2, row += 2 * int64_t(stride), weights += 2 * kTileColumns) {
+    even += line(row) * weights[0];
+    odd += line(row + stride) * weights[kTileColumns];
+  }
+  if (k < taps) even += line(row) * weights[0];
+  return even + odd;
+}
+
 template <int W>
 void sample_antialiased(const Tile& t, int first, int last, float* rows) {
   alignas(64) int32_t offsets[kTileColumns];
@@ -284,12 +299,7 @@ void sample_antialiased(const Tile& t, int first, int last, float* rows) {
     for (int j = 0; j < t.padded; j += kTileColumns, rows += kTileColumns) {
       const int used = t.size - j < kTileColumns ? t.size - j : kTileColumns;
       for (int k = 0; k < used; k += W) {
-        I<W> whole_x, whole_y;
-        F<W> rest, r;
-        add_split<W>(t.whole_x + j + k, t.rest_x + j + k, x, whole_x, rest);
-        add_split<W>(t.whole_y + j + k, t.rest_y + j + k, y, whole_y, r);
-        *reinterpret_cast<I<W>*>(offsets + k) = whole_y * t.stride + whole_x;
-        *reinterpret_cast<F<W>*>(rest_x + k) = rest;
+        const F<W> r = place_pixels<W>(t, j + k, x, y, offsets + k, rest_x + k);
         F<W> sum{};
         for (int tap_y = 0; tap_y < t.taps_y; ++tap_y) {
           const F<W> w = keys_kernel<W>((float(tap_y + 1) - r) * step_y - 2.0f, a);
@@ -306,23 +316,11 @@ void sample_antialiased(const Tile& t, int first, int last, float* rows) {
           F<W> total{}, weight{};
           for (int c = 0; c < chunks; ++c, source += W) {
             const F<W> w = keys_kernel<W>((tap + (float(c * W) - rest_x[k + p])) * step_x - 2.0f, a);
-            const float* row = source;
-            F<W> even{}, odd{};
-            int tap_y = 0;
-            if (c == chunks - 1 && tail < W) {
-              for (; tap_y + 1 < t.taps_y; tap_y += 2, row += 2 * int64_t(t.stride)) {
-                even += load_first<W>(row, tail, tail_mask) * wy[tap_y][k + p];
-                odd += load_first<W>(row + t.stride, tail, tail_mask) * wy[tap_y + 1][k + p];
-              }
-              if (tap_y < t.taps_y) even += load_first<W>(row, tail, tail_mask) * wy[tap_y][k + p];
-            } else {
-              for (; tap_y + 1 < t.taps_y; tap_y += 2, row += 2 * int64_t(t.stride)) {
-                even += load<W>(row) * wy[tap_y][k + p];
-                odd += load<W>(row + t.stride) * wy[tap_y + 1][k + p];
-              }
-              if (tap_y < t.taps_y) even += load<W>(row) * wy[tap_y][k + p];
-            }
-            total += (even + odd) * w;
+            const float* weights_y = &wy[0][k + p];
+            total += (c == chunks - 1 && tail < W
+                          ? weighted_rows<W, true>(source, t.stride, t.taps_y, weights_y, tail, tail_mask)
+                          : weighted_rows<W, false>(source, t.stride, t.taps_y, weights_y, tail, tail_mask)) *
+                     w;
             weight += w;
           }
           totals[p] = total, weights[p] = weight;

@@ -1,0 +1,260 @@
+// How the CPU gets from a call to tiles: which patches the vector kernels can do, what they read, and where it goes.
+// Patches of one image are worked on together; those that differ in flips only share one sampling; pixels that are not
+// floats, or lie beyond the image, are copied to a stage first. What no kernel can do is left to resample.h.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "parallel.h"
+#include "resample.h"
+#include "tile.h"
+
+namespace lesionaug {
+
+constexpr int64_t kLargestStage = int64_t(1) << 24;   // pixels copied beside an image for one patch, at most
+constexpr int64_t kStreamedBytes = int64_t(1) << 23;  // outputs from this size on are written past the caches
+constexpr int kRowsAtOnce = 64;
+
+// Half-open rectangle of an image's pixels; may lie outside it.
+struct Rectangle {
+  int64_t left, top, right, bottom;
+
+  int64_t width() const { return right - left; }
+  int64_t area() const { return (right - left) * (bottom - top); }
+  bool inside(int64_t columns, int64_t rows) const {
+    return left >= 0 && top >= 0 && right <= columns && bottom <= rows;
+  }
+  Rectangle with(const Rectangle& other) const {
+    return {std::min(left, other.left), std::min(top, other.top), std::max(right, other.right),
+            std::max(bottom, other.bottom)};
+  }
+};
+
+// One patch on its way through the vector kernels.
+struct Job {
+  Patch patch;
+  int32_t taps_x, taps_y;
+  Rectangle taps;  // all taps of all its pixels
+  bool fast;       // false: left to the loop over resample.h
+  bool direct;     // fast, and the image is read where it lies
+};
+
+// Where the taps of the pixels of one axis lie, with a margin for the rounding of positions.
+inline void tap_range(double from_columns, double from_rows, double offset, double sigma, int32_t taps, int size,
+                      double& low, double& high) {
+  const double near = 0.5, far = size - 0.5;
+  low = offset + std::min(from_columns * near, from_columns * far) + std::min(from_rows * near, from_rows * far);
+  high = offset + std::max(from_columns * near, from_columns * far) + std::max(from_rows * near, from_rows * far);
+  const double reach = 2 * sigma;  // the first tap is the next pixel after point - reach
+  low = std::floor(low - 0.5 - reach - 1e-3) + 1;
+  high = std::floor(high - 0.5 - reach + 1e-3) + 1 + taps;
+}
+
+// `as_is`: pixels inside the image can be read where they lie.
+inline Job plan_job(const ResampleArgs& args, int64_t n, bool as_is) {
+  Job job{};
+  job.patch = load_patch(args, n);
+  const Patch& p = job.patch;
+  if (p.status != Status::kOk) return job;
+  const bool plain = p.sigma_x == 1 && p.sigma_y == 1;
+  job.taps_x = plain ? 4 : int32_t(std::floor(4 * p.sigma_x)) + 1;
+  job.taps_y = plain ? 4 : int32_t(std::floor(4 * p.sigma_y)) + 1;
+  if (job.taps_x > kTileTaps || job.taps_y > kTileTaps) return job;
+  double left, top, right, bottom;
+  tap_range(p.map.m00, p.map.m01, p.map.m02, p.sigma_x, job.taps_x, args.size, left, right);
+  tap_range(p.map.m10, p.map.m11, p.map.m12, p.sigma_y, job.taps_y, args.size, top, bottom);
+  if (!(std::min(left, top) > -1e8 && std::max(right, bottom) < 1e8)) return job;
+  job.taps = {int64_t(left), int64_t(top), int64_t(right), int64_t(bottom)};
+  const bool inside = job.taps.inside(p.width, p.height);
+  job.direct = as_is && inside && (job.taps.bottom - job.taps.top) * int64_t(p.width) < INT32_MAX;
+  job.fast = job.direct || (job.taps.area() <= kLargestStage && (inside || args.border != Border::kRenorm));
+  return job;
+}
+
+inline bool same_sampling(const Job& a, const Job& b) {
+  const Map &m = a.patch.map, &o = b.patch.map;
+  return a.patch.image == b.patch.image && m.m00 == o.m00 && m.m01 == o.m01 && m.m02 == o.m02 && m.m10 == o.m10 &&
+         m.m11 == o.m11 && m.m12 == o.m12;
+}
+
+// Memory aligned to 64 bytes that grows and is not cleared.
+template <class T>
+class Scratch {
+ public:
+  T* get(int64_t count) {
+    if (count > size_) {
+      memory_.reset();
+      memory_.reset(static_cast<T*>(std::aligned_alloc(64, (size_t(count) * sizeof(T) + 63) / 64 * 64)));
+      if (!memory_) throw std::bad_alloc();
+      size_ = count;
+    }
+    return memory_.get();
+  }
+  T* data() const { return memory_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> memory_;
+  int64_t size_ = 0;
+};
+
+// What one thread needs to work on pieces of a call with sources of type S.
+template <class S>
+class TileWorker {
+ public:
+  TileWorker(const ResampleArgs& args, const TileKernels& kernels)
+      : args_(args),
+        kernels_(kernels),
+        padded_((args.size + kTileColumns - 1) / kTileColumns * kTileColumns),
+        stream_(args.out_dtype == Dtype::kFloat32 &&
+                args.num_patches * args.channels * args.size * args.size * int64_t(sizeof(float)) >= kStreamedBytes) {}
+
+  void run(Pieces& pieces) {
+    std::vector<Job> jobs;
+    for (int64_t first, last; pieces.next(first, last);) {
+      jobs.clear();
+      for (int64_t n = first; n < last; ++n) jobs.push_back(plan_job(args_, n, kFloat && !args_.windowed));
+      for (size_t k = 0; k < jobs.size();) {  // patches of one image together
+        size_t end = k + 1;
+        while (end < jobs.size() && jobs[end].patch.image == jobs[k].patch.image) ++end;
+        for (int c = 0; c < args_.channels; ++c) of_one_plane(jobs.data() + k, int64_t(end - k), first + int64_t(k), c);
+        k = end;
+      }
+    }
+    if (stream_) kernels_.fence();
+  }
+
+ private:
+  const ResampleArgs& args_;
+  const TileKernels& kernels_;
+  const int32_t padded_;
+  const bool stream_;
+  Scratch<float> stage_, rows_, rest_;
+  Scratch<int32_t> whole_;
+
+  static constexpr bool kFloat = std::is_same<S, float>::value;
+
+  void of_one_plane(const Job* jobs, int64_t count, int64_t first, int c) {
+    // Copies what lies around several patches once, where that is less than around each.
+    Rectangle all{};
+    int64_t areas = 0;
+    for (int64_t k = 0; k < count; ++k) {
+      if (!jobs[k].fast || jobs[k].direct) continue;
+      all = areas ? all.with(jobs[k].taps) : jobs[k].taps;
+      areas += jobs[k].taps.area();
+    }
+    const bool together = areas > 0 && all.area() <= areas && all.area() <= kLargestStage;
+    if (together) fill_stage(jobs[0].patch, c, all);
+    for (int64_t k = 0; k < count;) {
+      int64_t end = k + 1;
+      while (end < count && same_sampling(jobs[k], jobs[end])) ++end;
+      if (!jobs[k].fast) {
+        for (; k < end; ++k)
+          for (int i = 0; i < args_.size; ++i)
+            for (int j = 0; j < args_.size; ++j) resample_pixel<float, S>(args_, jobs[k].patch, first + k, c, i, j);
+        continue;
+      }
+      const Patch& p = jobs[k].patch;
+      if (jobs[k].direct) {
+        const float* plane = reinterpret_cast<const float*>(static_cast<const S*>(args_.pixels)) + p.offset +
+                             c * int64_t(p.height) * p.width;
+        const Rectangle& taps = jobs[k].taps;
+        sample(jobs + k, end - k, first + k, c, plane + taps.top * p.width + taps.left, p.width, taps);
+      } else {
+        if (!together) fill_stage(p, c, jobs[k].taps);
+        const Rectangle& staged = together ? all : jobs[k].taps;
+        sample(jobs + k, end - k, first + k, c, stage_.data(), int32_t(staged.width()), staged);
+      }
+      k = end;
+    }
+  }
+
+  // A rectangle of a plane as floats, scaled by the window, with the border's values where it lies outside.
+  void fill_stage(const Patch& p, int c, const Rectangle& r) {
+    const S* plane = static_cast<const S*>(args_.pixels) + p.offset + c * int64_t(p.height) * p.width;
+    const int64_t width = r.width();
+    float* target = stage_.get(r.area() + 16);
+    const int64_t left = std::clamp<int64_t>(-r.left, 0, width);
+    const int64_t right = std::clamp<int64_t>(p.width - r.left, left, width);
+    for (int64_t y = r.top; y < r.bottom; ++y, target += width) {
+      const int32_t row = fold(int32_t(y), p.height, args_.border);
+      if (row < 0) {
+        std::fill(target, target + width, float(args_.fill));
+        continue;
+      }
+      const S* source = plane + int64_t(row) * p.width;
+      for (int64_t k = 0; k < left; ++k) target[k] = outside(source, r.left + k, p.width);
+      for (int64_t k = left; k < right; ++k) target[k] = to_compute<float>(source[r.left + k]);
+      for (int64_t k = right; k < width; ++k) target[k] = outside(source, r.left + k, p.width);
+    }
+    if (args_.windowed) {
+      const float low = float(args_.window_low), scale = float(1 / (args_.window_high - args_.window_low));
+      kernels_.window(stage_.data(), r.area(), low, scale, 0, 1);
+    }
+  }
+
+  float outside(const S* source, int64_t column, int32_t width) const {
+    const int32_t k = fold(int32_t(column), width, args_.border);
+    return k < 0 ? float(args_.fill) : to_compute<float>(source[k]);
+  }
+
+  // Samples once and stores `count` patches that differ in their flips only.
+  void sample(const Job* jobs, int64_t count, int64_t first, int c, const float* plane, int32_t stride,
+              const Rectangle& origin) {
+    const Patch& p = jobs[0].patch;
+    const Map& m = p.map;
+    Tile tile{plane,
+              stride,
+              int32_t(origin.left),
+              int32_t(origin.top),
+              m.m00,
+              m.m01,
+              m.m02,
+              m.m10,
+              m.m11,
+              m.m12,
+              args_.size,
+              padded_,
+              p.sigma_x,
+              p.sigma_y,
+              jobs[0].taps_x,
+              jobs[0].taps_y,
+              args_.a,
+              whole_.get(2 * padded_),
+              whole_.data() + padded_,
+              rest_.get(2 * padded_),
+              rest_.data() + padded_};
+    kernels_.prepare(tile);
+    for (int row = 0; row < args_.size; row += kRowsAtOnce) {
+      const int end = std::min(row + kRowsAtOnce, args_.size);
+      float* rows = rows_.get(int64_t(kRowsAtOnce) * padded_);
+      kernels_.sample(tile, row, end, rows);
+      if (args_.windowed && args_.out_dtype == Dtype::kFloat32) {
+        const float span = float(args_.out_high - args_.out_low);
+        kernels_.window(rows, int64_t(end - row) * padded_, 0, 1, float(args_.out_low), span);
+      }
+      for (int64_t k = 0; k < count; ++k) store_rows(rows, row, end, first + k, c, jobs[k].patch.flip);
+    }
+  }
+
+  void store_rows(const float* rows, int row, int end, int64_t n, int c, uint8_t flip) {
+    if (args_.out_dtype != Dtype::kFloat32) {
+      for (int i = row; i < end; ++i)
+        for (int j = 0; j < args_.size; ++j)
+          store(args_, patch_address(args_, n, c, i, j, flip), rows[int64_t(i - row) * padded_ + j]);
+      return;
+    }
+    const int64_t step = (flip & 2) ? -int64_t(args_.size) : args_.size;
+    float* target = static_cast<float*>(args_.out) + patch_address(args_, n, c, row, 0, flip & 2);
+    kernels_.copy(target, step, rows, end - row, args_.size, padded_, (flip & 1) != 0, stream_);
+  }
+};
+
+}  // namespace lesionaug
