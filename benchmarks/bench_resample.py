@@ -1,4 +1,4 @@
-"""One fold's augmentations, ours beside torch's grid_sample; equality is checked before anything is timed."""
+"""One fold's augmentations, ours and the rivals'; equality is checked before anything is timed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import lesionaug as la
+from benchmarks.rivals import RIVALS, SIZE, Work
 from benchmarks.workload import fold
 
-SIZE = 64
 WINDOW = (-160.0, 240.0)
 
 
@@ -62,31 +62,19 @@ def test_plan(rois, timed):
     timed(lambda: plan.sample(rois, seed=0), outputs=len(rois) * len(plan), size=0)
 
 
-def test_rival_torch_grid_sample(rois, timed):
-    """torch: grids made from the same maps, one grid_sample per lesion, not antialiased."""
-    params = params_of(rois)
-    maps = params.patch_to_image(rois, SIZE)
-    centre = torch.arange(SIZE, device=rois.device) + 0.5
-    points = torch.stack(
-        [*torch.meshgrid(centre, centre, indexing="xy"), torch.ones(SIZE, SIZE, device=rois.device)], -1
-    )
-    out = torch.empty((len(params), 1, SIZE, SIZE), device=rois.device)
-    images = [image[None, None] for image in rois.images]
-    scales = [torch.tensor([2 / i.shape[3], 2 / i.shape[2]], device=rois.device) for i in images]
-
-    def run():
-        for i, image in enumerate(images):
-            part = slice(480 * i, 480 * (i + 1))
-            grid = torch.matmul(points, maps[part].transpose(1, 2)[:, None]) * scales[i] - 1
-            out[part] = torch.nn.functional.grid_sample(
-                image.expand(480, -1, -1, -1), grid, mode="bicubic", padding_mode="border", align_corners=False
-            )
-        return out
-
-    ours = la.augment(rois, params, SIZE, a=-0.75, antialias=False, border="replicate")
-    difference = float((run() - ours).abs().max())
-    assert difference < 5e-4, "not the same computation"  # float32 grids; the exact tests use float64
-    timed(run, outputs=len(params), size=SIZE, difference=difference)
+@pytest.mark.parametrize("rival", RIVALS, ids=lambda rival: rival.name)
+def test_rival(rois, timed, rival):
+    """Others with the same maps, see rivals.py."""
+    if not rival.installed:
+        pytest.skip(f"{rival.module} is not installed: pip install .[bench]")
+    if rois.device.type == "cuda" and not rival.cuda:
+        pytest.skip(f"{rival.name} runs on the CPU only")
+    work = Work(rois, rival.rotations, torch.get_num_threads())
+    with rival.make(work) as run:
+        run()
+        difference = float((la.augment(rois, work.params, SIZE, **rival.ours) - work.out).abs().max())
+        assert rival.tolerance is None or difference < rival.tolerance, "not the same computation"
+        timed(run, outputs=len(work.params), size=SIZE, difference=difference, version=rival.version, note=rival.note)
 
 
 def test_floor_writing_the_output(rois, timed):

@@ -40,7 +40,7 @@ from lesionaug.experiment.groups import build_pool, classic_groups
 from lesionaug.training.classifier import predict_probabilities, train_classifier
 
 ARMS = {"originals": 0, "augmented": 2000, "shuffled labels": 2000}
-BOOTSTRAP_DRAWS = 20_000  # bootstrap samples
+BOOTSTRAP_DRAWS = 20_000
 
 
 def main() -> None:

@@ -71,6 +71,7 @@ class Rival:
         rotations: How many of a lesion's 30 rotations are timed.
         make: From the work to a context that gives the call to time.
         note: What differs.
+        cuda: Whether it runs on a GPU too.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Rival:
     rotations: int
     make: Callable[[Work], Any]
     note: str = ""
+    cuda: bool = False
 
     @property
     def installed(self) -> bool:
@@ -104,7 +106,6 @@ def _processes(
 ) -> Iterator[Callable[[], None]]:
     """One process a core, each with its lesions; the call tells all to go and waits for them."""
     context = multiprocessing.get_context("fork")
-    # Cost grows with the lesion only a little: neighbours in size take turns.
     ends = np.linspace(0, len(work.rois), work.threads + 1).astype(int)
     children = []
     for first, last in itertools.pairwise(ends):
@@ -343,21 +344,11 @@ def _torch_antialiased(work: Work) -> Iterator[Callable[[], None]]:
 
 
 PLAIN = {"antialias": False, "a": -0.75, "border": "replicate"}
+COARSE = "4.x: positions of 1/32 pixel"
 RIVALS = [
-    Rival(
-        "OpenCV warpAffine", "cv2", False, PLAIN, 2e-2, 30, lambda w: _opencv(w, False), "4.x: positions of 1/32 pixel"
-    ),
-    Rival(
-        "OpenCV warpAffine + flip",
-        "cv2",
-        False,
-        PLAIN,
-        2e-2,
-        30,
-        lambda w: _opencv(w, True),
-        "4.x: positions of 1/32 pixel",
-    ),
-    Rival("torch grid_sample", "torch", False, PLAIN, 5e-4, 30, _torch, "grids made in the call"),
+    Rival("OpenCV warpAffine", "cv2", False, PLAIN, 2e-2, 30, lambda w: _opencv(w, False), COARSE),
+    Rival("OpenCV warpAffine + flip", "cv2", False, PLAIN, 2e-2, 30, lambda w: _opencv(w, True), COARSE),
+    Rival("torch grid_sample", "torch", False, PLAIN, 5e-4, 30, _torch, "grids made in the call", cuda=True),
     Rival(
         "torch grid_sample, grids given",
         "torch",
@@ -365,25 +356,15 @@ RIVALS = [
         PLAIN,
         5e-4,
         30,
-        lambda w: _torch(w, True),
+        lambda w: _torch(w, given=True),
         "half the work done before",
+        cuda=True,
     ),
-    Rival("Kornia warp_affine", "kornia", False, PLAIN, 5e-4, 30, _kornia),
+    Rival("Kornia warp_affine", "kornia", False, PLAIN, 5e-4, 30, _kornia, cuda=True),
     Rival("Pillow transform", "PIL", False, {**PLAIN, "a": -1.0}, 5e-4, 4, _pillow, "a = -1"),
     Rival("scikit-image warp", "skimage", False, {**PLAIN, "a": -0.5}, 5e-4, 1, _skimage),
-    Rival(
-        "SciPy affine_transform",
-        "scipy",
-        False,
-        {**PLAIN, "a": -0.5},
-        None,
-        2,
-        _scipy,
-        "B-spline, prefiltered once a lesion",
-    ),
-    Rival(
-        "Pillow rotate, then resize", "PIL", True, {"border": "renorm"}, None, 4, _pillow_antialiased, "resampled twice"
-    ),
+    Rival("SciPy affine_transform", "scipy", False, {**PLAIN, "a": -0.5}, None, 2, _scipy, "B-spline"),
+    Rival("Pillow rotate, then resize", "PIL", True, {"border": "renorm"}, None, 4, _pillow_antialiased, "two passes"),
     Rival(
         "torch grid_sample, then resize",
         "torch",
@@ -392,6 +373,7 @@ RIVALS = [
         None,
         4,
         _torch_antialiased,
-        "resampled twice, whole-pixel crops",
+        "two passes, whole-pixel crops",
+        cuda=True,
     ),
 ]

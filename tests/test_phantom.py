@@ -16,9 +16,10 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from lesionaug.data.phantom import PhantomRecipe, PhantomSummary, load_recipe, write_phantom
-from lesionaug.data.phantom.anatomy import cut_slice, draw_patient, paint_anatomy
+from lesionaug.data.phantom.anatomy import cut_slice, draw_patient
 from lesionaug.data.phantom.dataset import draw_patient_slices, plan_patients
 from lesionaug.data.phantom.lesions import draw_body, enlarged_host, paint_lesion, place_lesions
+from lesionaug.data.phantom.painting import paint_anatomy
 from lesionaug.data.phantom.recipe import CYST, HEMANGIOMA, METASTASIS
 from lesionaug.data.phantom.scanner import draw_noise, draw_scan, scan_slice
 from lesionaug.data.phantom.shapes import Grid, draw_waves, ellipse, slab_coverage

@@ -2,8 +2,8 @@
 
 It stands where the paper's 182 slices cannot: for demos, tests and trying things out. It is a drawing, not a simulation
 of physics, and no result on it says anything about patients. Here: who has which lesions, and the writing; the anatomy
-is in `anatomy` and `vessels`, the lesions in `lesions`, the scanner in `scanner`, the files in `dicom`, and every
-number that one may want to change in `recipe`.
+is in `anatomy`, `vessels` and `painting`, the lesions in `lesions`, the scanner in `scanner`, the files in `dicom`,
+and every number that one may want to change in `recipe`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from lesionaug.data.phantom.anatomy import (
     Patient,
     cut_slice,
     draw_patient,
-    paint_anatomy,
 )
 from lesionaug.data.phantom.dicom import COMMENT, SegmentMask, SliceFile, write_patient
 from lesionaug.data.phantom.lesions import (
@@ -41,6 +40,7 @@ from lesionaug.data.phantom.lesions import (
     paint_lesion,
     place_lesions,
 )
+from lesionaug.data.phantom.painting import paint_anatomy
 from lesionaug.data.phantom.recipe import PhantomRecipe
 from lesionaug.data.phantom.scanner import Scan, draw_scan, scan_slice
 from lesionaug.data.phantom.shapes import SLICE_SIZE, Grid

@@ -1,4 +1,4 @@
-"""Phantom, step 4: slices and margins as DICOM CT Image Storage and DICOM SEG, marked synthetic in every file.
+"""Phantom, step 5: slices and margins as DICOM CT Image Storage and DICOM SEG, marked synthetic in every file.
 
 All UIDs and dates are fixed by the seed, so that the same phantom has the same bytes whenever it is written.
 """

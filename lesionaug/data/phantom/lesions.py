@@ -1,4 +1,4 @@
-"""Phantom, step 2: lesions in the liver as portal-phase CT shows them, with drawn margins.
+"""Phantom, step 3: lesions in the liver as portal-phase CT shows them, with drawn margins.
 
 What a class looks like is its `LesionRecipe`; here every lesion is painted by the same steps: ground tissue, rim, dead
 middle, nodules under the boundary, fill-in, dense spots, septum, calcification. A lesion is a body in space. The slice

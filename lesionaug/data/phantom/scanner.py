@@ -1,4 +1,4 @@
-"""Phantom, step 3: what a made-up scanner makes of the painted anatomy: pixel size, blur and correlated noise.
+"""Phantom, step 4: what a made-up scanner makes of the painted anatomy: pixel size, blur and correlated noise.
 
 The noise is that of filtered back projection: the rays of each direction bring noise that is ramp-filtered across
 them and grows with the tissue they had to pass, so it is streaky along the body's long axis, strongest in the middle
