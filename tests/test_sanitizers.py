@@ -48,7 +48,8 @@ def test_the_operator_tests_pass_under_the_sanitizers(tmp_path, monkeypatch):
         [
             *(sys.executable, "-S", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"),
             *("-m", "not gpu and not full", "-k", "not emulated and not more_threads"),
-            *("tests/test_resample.py", "tests/test_gradients.py", "tests/test_plan.py", "tests/test_batches.py"),
+            *("tests/test_resample.py", "tests/test_cpu_paths.py", "tests/test_gradients.py"),
+            *("tests/test_plan.py", "tests/test_batches.py"),
         ],
         env=environment,
         cwd=tmp_path,
