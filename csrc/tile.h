@@ -13,6 +13,7 @@ constexpr int kTileColumns = 64;  // columns worked on at a time; tables and row
 struct Tile {
   const float* plane;          // the pixel at (origin_x, origin_y) of the image
   int32_t stride;              // from row to row of the plane, in floats
+  int32_t step;                // 0, or the plane holds coefficients: from those of one power to the next, in floats
   int32_t origin_x, origin_y;  // all taps lie to the right of and below it
   double m00, m01, m02, m10, m11, m12;
   int32_t size, padded;     // side of the patch, and the same rounded up to kTileColumns
@@ -29,6 +30,9 @@ struct Tile {
 struct TileKernels {
   const char* name;
   void (*prepare)(const Tile& tile);
+  // Works out the coefficients along y between `height` rows of `width` floats, for classic bicubic: height - 3 rows
+  // of four planes, those of a row `step` apart (a multiple of 16), aligned to 64 bytes.
+  void (*coefficients)(const float* rows, int64_t stride, int width, int height, float a, float* planes, int32_t step);
   // Rows first .. last - 1 of the unflipped patch, [last - first, padded], aligned to 64 bytes.
   void (*sample)(const Tile& tile, int first, int last, float* rows);
   // Clips (value - low) * scale to (0, 1), NaN stays; then maps that to start + span * it.

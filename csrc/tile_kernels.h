@@ -1,13 +1,19 @@
 // The vector kernels, written once for vectors of 4, 8 or 16 floats. A file includes this after defining TILE_ISA (a
 // namespace of its own); everything here has internal linkage, for the reason given in tile.h.
 //
-// Classic bicubic (both sigmas 1): a pixel's 4x4 neighbours are four loads of four floats; a vector holds those of one
-// to four pixels. Positions are split into whole pixels and a rest in [0, 1) (tables for the columns, a pair for the
-// row), so float32 loses nothing in large images. Antialiased: a pixel's row of taps is a vector, weighed by row.
+// Classic bicubic (both sigmas 1): along y a cubic between the middle two of four rows, whose coefficients are worked
+// out once where many patches read them; four columns of it are one load, and a vector holds those of one to four
+// pixels. Turned over, the vectors hold one column of many pixels each, and are weighed along x. Positions are split
+// into whole pixels and a rest in [0, 1) (tables for the columns, a pair for the row), so float32 loses nothing in
+// large images. Antialiased: a pixel's row of taps is a vector, weighed by row.
+#include <utility>
+
 #include "tile.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace lesionaug {
@@ -33,6 +39,7 @@ template <int W>
 using I = typename Vectors<W>::I;
 
 #define TILE_INLINE static inline __attribute__((always_inline))
+#define TILE_INLINE_MEMBER inline __attribute__((always_inline))
 
 #ifdef __clang__
 #define TILE_SHUFFLE1(W, v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
@@ -58,44 +65,66 @@ TILE_INLINE F<W> choose(I<W> mask, F<W> yes, F<W> no) {
 }
 
 template <int W>
-TILE_INLINE F<W> positive(F<W> v) {  // max(v, 0)
-  return reinterpret_cast<F<W>>(reinterpret_cast<I<W>>(v) & (v > 0));
+TILE_INLINE F<W> at_least(F<W> v, float low) {  // where no NaN comes
+#ifdef __AVX512F__
+  if constexpr (W == 16) return _mm512_max_ps(v, _mm512_set1_ps(low));
+#endif
+#ifdef __AVX__
+  if constexpr (W == 8) return _mm256_max_ps(v, _mm256_set1_ps(low));
+#endif
+#ifdef __x86_64__
+  if constexpr (W == 4) return _mm_max_ps(v, _mm_set1_ps(low));
+#endif
+  return choose<W>(v > low, v, all<W>(low));
 }
 
-// Element Q of every group of four, four times.
-template <int W, int Q>
-TILE_INLINE F<W> spread_in_groups(F<W> v) {
+// a * b + c, rounded once where the processor can: the same in every place it stands.
+template <int W>
+TILE_INLINE F<W> fma(F<W> a, F<W> b, F<W> c) {
+#ifdef __AVX512F__
+  if constexpr (W == 16) return _mm512_fmadd_ps(a, b, c);
+#endif
+#ifdef __FMA__
+  if constexpr (W == 8) return _mm256_fmadd_ps(a, b, c);
+  if constexpr (W == 4) return _mm_fmadd_ps(a, b, c);
+#endif
+#ifdef __aarch64__
+  if constexpr (W == 4) return reinterpret_cast<F<W>>(vfmaq_f32(c, a, b));
+#endif
+  return a * b + c;
+}
+
+// Every group of four of the result: elements P, Q, R and S of that group of u (0 to 3) and v (4 to 7).
+template <int W, int P, int Q, int R, int S>
+TILE_INLINE F<W> pick(F<W> u, F<W> v) {
+#define TILE_FROM(e, group) ((e) + 4 * (group) + ((e) < 4 ? 0 : W - 4))
+#define TILE_GROUP(group) TILE_FROM(P, group), TILE_FROM(Q, group), TILE_FROM(R, group), TILE_FROM(S, group)
   if constexpr (W == 4) {
-    return TILE_SHUFFLE1(4, v, Q, Q, Q, Q);
+    return TILE_SHUFFLE2(W, u, v, TILE_GROUP(0));
   } else if constexpr (W == 8) {
-    return TILE_SHUFFLE1(8, v, Q, Q, Q, Q, Q + 4, Q + 4, Q + 4, Q + 4);
+    return TILE_SHUFFLE2(W, u, v, TILE_GROUP(0), TILE_GROUP(1));
   } else {
-    return TILE_SHUFFLE1(16, v, Q, Q, Q, Q, Q + 4, Q + 4, Q + 4, Q + 4, Q + 8, Q + 8, Q + 8, Q + 8, Q + 12, Q + 12,
-                         Q + 12, Q + 12);
+    return TILE_SHUFFLE2(W, u, v, TILE_GROUP(0), TILE_GROUP(1), TILE_GROUP(2), TILE_GROUP(3));
   }
+#undef TILE_GROUP
+#undef TILE_FROM
+}
+
+// Turns every group of four of four vectors over: element q of vector k becomes element k of vector q.
+template <int W>
+TILE_INLINE void turn_groups(F<W>& a, F<W>& b, F<W>& c, F<W>& d) {
+  const F<W> ab = pick<W, 0, 4, 1, 5>(a, b), ab_high = pick<W, 2, 6, 3, 7>(a, b);
+  const F<W> cd = pick<W, 0, 4, 1, 5>(c, d), cd_high = pick<W, 2, 6, 3, 7>(c, d);
+  a = pick<W, 0, 1, 4, 5>(ab, cd), b = pick<W, 2, 3, 6, 7>(ab, cd);
+  c = pick<W, 0, 1, 4, 5>(ab_high, cd_high), d = pick<W, 2, 3, 6, 7>(ab_high, cd_high);
 }
 
 // In every group of four of the result: the sums of that group of a, b, c and d.
 template <int W>
 TILE_INLINE F<W> sum_groups(F<W> a, F<W> b, F<W> c, F<W> d) {
-  if constexpr (W == 4) {
-    const F<4> ab = TILE_SHUFFLE2(4, a, b, 0, 4, 1, 5) + TILE_SHUFFLE2(4, a, b, 2, 6, 3, 7);
-    const F<4> cd = TILE_SHUFFLE2(4, c, d, 0, 4, 1, 5) + TILE_SHUFFLE2(4, c, d, 2, 6, 3, 7);
-    return TILE_SHUFFLE2(4, ab, cd, 0, 1, 4, 5) + TILE_SHUFFLE2(4, ab, cd, 2, 3, 6, 7);
-  } else if constexpr (W == 8) {
-    const F<8> ab =
-        TILE_SHUFFLE2(8, a, b, 0, 8, 1, 9, 4, 12, 5, 13) + TILE_SHUFFLE2(8, a, b, 2, 10, 3, 11, 6, 14, 7, 15);
-    const F<8> cd =
-        TILE_SHUFFLE2(8, c, d, 0, 8, 1, 9, 4, 12, 5, 13) + TILE_SHUFFLE2(8, c, d, 2, 10, 3, 11, 6, 14, 7, 15);
-    return TILE_SHUFFLE2(8, ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) + TILE_SHUFFLE2(8, ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
-  } else {
-    const F<16> ab = TILE_SHUFFLE2(16, a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
-                     TILE_SHUFFLE2(16, a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-    const F<16> cd = TILE_SHUFFLE2(16, c, d, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
-                     TILE_SHUFFLE2(16, c, d, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-    return TILE_SHUFFLE2(16, ab, cd, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-           TILE_SHUFFLE2(16, ab, cd, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-  }
+  const F<W> ab = pick<W, 0, 4, 1, 5>(a, b) + pick<W, 2, 6, 3, 7>(a, b);
+  const F<W> cd = pick<W, 0, 4, 1, 5>(c, d) + pick<W, 2, 6, 3, 7>(c, d);
+  return pick<W, 0, 1, 4, 5>(ab, cd) + pick<W, 2, 3, 6, 7>(ab, cd);
 }
 
 // The sum of all elements of each of W vectors.
@@ -124,21 +153,24 @@ TILE_INLINE F<W> sum_each(const F<W>* v) {
 // Four floats each from offsets[Q], offsets[Q + 4], ... behind p, one group after the other.
 template <int W, int Q>
 TILE_INLINE F<W> load_groups(const float* p, const int32_t* offsets) {
-  if constexpr (W == 4) {
-    return load<4>(p + offsets[Q]);
 #ifdef __AVX512F__
-  } else if constexpr (W == 16) {
+  if constexpr (W == 16) {
     __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p + offsets[Q]));
     v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(p + offsets[Q + 4]));
     v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(p + offsets[Q + 8]));
     return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(p + offsets[Q + 12]));
+  }
 #endif
 #ifdef __AVX__
-  } else if constexpr (W == 8) {
+  if constexpr (W == 8) {
     const __m256 low = _mm256_castps128_ps256(_mm_loadu_ps(p + offsets[Q]));
     return _mm256_insertf128_ps(low, _mm_loadu_ps(p + offsets[Q + 4]), 1);
-#endif
   }
+#endif
+  if constexpr (W == 4) return load<4>(p + offsets[Q]);
+  F<W> v{};
+  for (int k = 0; k < W; ++k) v[k] = p[offsets[Q + k / 4 * 4] + k % 4];
+  return v;
 }
 
 // The first `count` floats at p, zeros after them; nothing else is read.
@@ -197,132 +229,168 @@ TILE_INLINE F<W> place_pixels(const Tile& t, int column, Split x, Split y, int32
   return along_y;
 }
 
+// Keys' interpolation along y between r1 and r2, the middle two of four rows: a cubic of the rest. Whether it is worked
+// out in advance or for a pixel does not show in a bit.
 template <int W>
-struct PlainWeights {  // Keys' weights of the four taps along x as polynomials of the rest, one tap in each element
+struct Cubic {
   F<W> c0, c1, c2, c3;
-  explicit PlainWeights(float a) {
-    const float table[4][4] = {{0, 1, 0, 0}, {a, 0, -a, 0}, {-2 * a, -(a + 3), 2 * a + 3, a}, {a, a + 2, -(a + 2), -a}};
-    for (int k = 0; k < W; ++k)
-      c0[k] = table[0][k % 4], c1[k] = table[1][k % 4], c2[k] = table[2][k % 4], c3[k] = table[3][k % 4];
+
+  TILE_INLINE Cubic of(F<W> r0, F<W> r1, F<W> r2, F<W> r3, float a) {
+    const F<W> c3 = fma<W>(all<W>(a), r0 - r3, (a + 2) * (r1 - r2));
+    return {r1, a * (r0 - r2), fma<W>(all<W>(-a), r0 - r2, (r2 - r1) - c3), c3};
   }
-  F<W> at(F<W> t) const { return ((c3 * t + c2) * t + c1) * t + c0; }
+  TILE_INLINE_MEMBER F<W> at(F<W> rest) const { return fma<W>(fma<W>(fma<W>(c3, rest, c2), rest, c1), rest, c0); }
 };
 
-// The 4x4 sums of W pixels, Q of each four consecutive ones in this call.
-template <int W, int Q>
-TILE_INLINE F<W> four_by_four(const float* plane, int32_t stride, const int32_t* offsets, F<W> tx,
-                              const float (*wy)[kTileColumns], const PlainWeights<W>& weights) {
-  const F<W> x = weights.at(spread_in_groups<W, Q>(tx));
-  const auto line = [&](int row) __attribute__((always_inline)) {
-    return load_groups<W, Q>(plane + row * int64_t(stride), offsets) *
-           spread_in_groups<W, Q>(*reinterpret_cast<const F<W>*>(wy[row]));
-  };
-  return (line(0) + line(1) + line(2) + line(3)) * x;
+template <int W>
+void coefficients(const float* rows, int64_t stride, int width, int height, float a, float* planes, int32_t step) {
+  const int tail = width % W;
+  I<W> mask;
+  for (int k = 0; k < W; ++k) mask[k] = k < tail ? -1 : 0;
+  for (int y = 0; y + 3 < height; ++y, rows += stride, planes += 4 * int64_t(step)) {
+    const auto store = [&](int x, const Cubic<W>& cubic) __attribute__((always_inline)) {
+      *reinterpret_cast<F<W>*>(planes + x) = cubic.c0;
+      *reinterpret_cast<F<W>*>(planes + step + x) = cubic.c1;
+      *reinterpret_cast<F<W>*>(planes + 2 * step + x) = cubic.c2;
+      *reinterpret_cast<F<W>*>(planes + 3 * step + x) = cubic.c3;
+    };
+    int x = 0;
+    for (; x + W <= width; x += W) {
+      const float* p = rows + x;
+      store(x, Cubic<W>::of(load<W>(p), load<W>(p + stride), load<W>(p + 2 * stride), load<W>(p + 3 * stride), a));
+    }
+    if (tail) {
+      const auto part = [&](int k) { return load_first<W>(rows + x + k * stride, tail, mask); };
+      store(x, Cubic<W>::of(part(0), part(1), part(2), part(3), a));
+    }
+  }
 }
 
-template <int W>
+// The four columns of W pixels, Q of each four consecutive ones in this call, interpolated along y.
+template <int W, int Q, bool kCoefficients>
+TILE_INLINE F<W> four_columns(const Tile& t, const int32_t* offsets, F<W> rest_y, float a) {
+  const int64_t next = kCoefficients ? t.step : t.stride;
+  const F<W> first = load_groups<W, Q>(t.plane, offsets), second = load_groups<W, Q>(t.plane + next, offsets);
+  const F<W> third = load_groups<W, Q>(t.plane + 2 * next, offsets);
+  const F<W> fourth = load_groups<W, Q>(t.plane + 3 * next, offsets);
+  const F<W> rest = pick<W, Q, Q, Q, Q>(rest_y, rest_y);
+  if constexpr (kCoefficients) return Cubic<W>{first, second, third, fourth}.at(rest);
+  return Cubic<W>::of(first, second, third, fourth, a).at(rest);
+}
+
+template <int W, bool kCoefficients>
 void sample_plain(const Tile& t, int first, int last, float* rows) {
   alignas(64) int32_t offsets[kTileColumns];
-  alignas(64) float tx[kTileColumns], wy[4][kTileColumns];
-  const PlainWeights<W> weights{float(t.a)};
+  alignas(64) float rest_x[kTileColumns], rest_y[kTileColumns];
   const float a = float(t.a);
   for (int i = first; i < last; ++i) {
     Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5), y = split(t.m11 * (i + 0.5) + t.m12 - 0.5);
     x.whole -= t.origin_x + 1, y.whole -= t.origin_y + 1;  // to the first of the four taps
     for (int j = 0; j < t.padded; j += kTileColumns, rows += kTileColumns) {
       const int used = t.size - j < kTileColumns ? t.size - j : kTileColumns;
-      for (int k = 0; k < used; k += W) {
-        const F<W> r = place_pixels<W>(t, j + k, x, y, offsets + k, tx + k);
-        const F<W> u = 1.0f - r, ar = a * r, au = a * u;
-        const F<W> w0 = ar * u * u, w3 = au * r * r;
-        const F<W> w1 = ((a + 2) * r - (a + 3)) * r * r + 1.0f;
-        *reinterpret_cast<F<W>*>(wy[0] + k) = w0;
-        *reinterpret_cast<F<W>*>(wy[1] + k) = w1;
-        *reinterpret_cast<F<W>*>(wy[2] + k) = ((a + 2) * u - (a + 3)) * u * u + 1.0f;
-        *reinterpret_cast<F<W>*>(wy[3] + k) = w3;
-      }
+      for (int k = 0; k < used; k += W)
+        *reinterpret_cast<F<W>*>(rest_y + k) = place_pixels<W>(t, j + k, x, y, offsets + k, rest_x + k);
       asm volatile("" ::: "memory");  // or the compiler turns loads of what was just stored into shuffles
       for (int k = 0; k < used; k += W) {
-        const auto* y_weights = reinterpret_cast<const float (*)[kTileColumns]>(wy[0] + k);
-        const F<W> rest = *reinterpret_cast<const F<W>*>(tx + k);
-        const F<W> q0 = four_by_four<W, 0>(t.plane, t.stride, offsets + k, rest, y_weights, weights);
-        const F<W> q1 = four_by_four<W, 1>(t.plane, t.stride, offsets + k, rest, y_weights, weights);
-        const F<W> q2 = four_by_four<W, 2>(t.plane, t.stride, offsets + k, rest, y_weights, weights);
-        const F<W> q3 = four_by_four<W, 3>(t.plane, t.stride, offsets + k, rest, y_weights, weights);
-        *reinterpret_cast<F<W>*>(rows + k) = sum_groups<W>(q0, q1, q2, q3);
+        const F<W> down = *reinterpret_cast<const F<W>*>(rest_y + k);
+        F<W> c0 = four_columns<W, 0, kCoefficients>(t, offsets + k, down, a);
+        F<W> c1 = four_columns<W, 1, kCoefficients>(t, offsets + k, down, a);
+        F<W> c2 = four_columns<W, 2, kCoefficients>(t, offsets + k, down, a);
+        F<W> c3 = four_columns<W, 3, kCoefficients>(t, offsets + k, down, a);
+        turn_groups<W>(c0, c1, c2, c3);
+        // Keys' weights of the distances 1 + r, r, u = 1 - r and 1 + u
+        const F<W> r = *reinterpret_cast<const F<W>*>(rest_x + k), u = 1.0f - r;
+        const F<W> rr = r * r, uu = u * u;
+        const F<W> near = fma<W>(fma<W>(all<W>(a + 2), r, all<W>(-a - 3)), rr, all<W>(1.0f));
+        const F<W> far = fma<W>(fma<W>(all<W>(a + 2), u, all<W>(-a - 3)), uu, all<W>(1.0f));
+        const F<W> outer = fma<W>((a * r) * uu, c0, ((a * u) * rr) * c3);
+        *reinterpret_cast<F<W>*>(rows + k) = fma<W>(near, c1, fma<W>(far, c2, outer));
       }
     }
   }
 }
 
-// Keys' kernel of any distances, without branches: with v = max(2 - |t|, 0) and u = max(1 - |t|, 0) it is
-// a (1 - v) v^2 + (3 + 4 a - 2 u) u^2.
+// Keys' kernel of any distances, without branches: with z = max(1 - |t|, -1), v = 1 + z and u = max(z, 0) it is
+// -a z v^2 + (3 + 4 a - 2 u) u^2.
 template <int W>
 TILE_INLINE F<W> keys_kernel(F<W> t, float a) {
   const F<W> distance = reinterpret_cast<F<W>>(reinterpret_cast<I<W>>(t) & 0x7FFFFFFF);
-  const F<W> v = positive<W>(2.0f - distance), u = positive<W>(1.0f - distance);
-  return (a - a * v) * (v * v) + ((3 + 4 * a) - 2.0f * u) * (u * u);
+  const F<W> z = at_least<W>(1.0f - distance, -1.0f), u = at_least<W>(z, 0.0f);
+  const F<W> outer = fma<W>(z, all<W>(-a), all<W>(-a)) * fma<W>(z, z, z);
+  return fma<W>(fma<W>(all<W>(-2.0f), u, all<W>(3 + 4 * a)), u * u, outer);
 }
 
-// The sum of a pixel's rows of W taps, each times its weight (kTileColumns apart); `Partial`: of the first `count`
-// only.
-template <int W, bool Partial>
-TILE_INLINE F<W> weighted_rows(const float* row, int32_t stride, int taps, const float* weights, int count, I<W> mask) {
-  const auto line = [&](const float* p) __attribute__((always_inline)) {
-    if constexpr (Partial) return load_first<W>(p, count, mask);
-    return load<W>(p);
-  };
+// The sum of a pixel's rows of W taps, each times its weight (kTileColumns apart); `partial`: of the first `count`
+// only. kTaps: as `taps`, where it is known when this is compiled, else 0.
+template <int W, int kTaps>
+TILE_INLINE F<W> weighted_rows(const float* row, int64_t stride, int taps, const float* weights, bool partial,
+                               int count, I<W> mask) {
   F<W> even{}, odd{};
-  int k = 0;
-  for (; k + 1 < taps; k += 2, row += 2 * int64_t(stride), weights += 2 * kTileColumns) {
-    even += line(row) * weights[0];
-    odd += line(row + stride) * weights[kTileColumns];
+  const auto add = [&](int k, F<W>& sum) __attribute__((always_inline)) {
+    const float* p = row + k * stride;
+    sum = fma<W>(partial ? load_first<W>(p, count, mask) : load<W>(p), all<W>(weights[k * kTileColumns]), sum);
+  };
+  if constexpr (kTaps > 0) {
+#pragma GCC unroll 16
+    for (int k = 0; k < kTaps; ++k) add(k, k % 2 ? odd : even);
+  } else {
+    int k = 0;
+    for (; k + 1 < taps; k += 2) add(k, even), add(k + 1, odd);
+    if (k < taps) add(k, even);
   }
-  if (k < taps) even += line(row) * weights[0];
   return even + odd;
 }
 
-template <int W>
+// kTapsY: as t.taps_y, where it is known when this is compiled, else 0. kChunks: vectors along x, likewise; kPartial:
+// the last of them is not full. kWide: the vectors of what is done for many pixels at once.
+template <int W, int kWide, int kTapsY, int kChunks, bool kPartial>
 void sample_antialiased(const Tile& t, int first, int last, float* rows) {
   alignas(64) int32_t offsets[kTileColumns];
   alignas(64) float rest_x[kTileColumns], sum_y[kTileColumns], wy[kTileTaps][kTileColumns];
   const float a = float(t.a), step_x = float(1 / t.sigma_x), step_y = float(1 / t.sigma_y);
+  const int taps_y = kTapsY ? kTapsY : t.taps_y;
   F<W> tap;
-  for (int k = 0; k < W; ++k) tap[k] = float(k + 1);
-  const int chunks = (t.taps_x + W - 1) / W, tail = t.taps_x - (chunks - 1) * W;
-  I<W> tail_mask;
-  for (int k = 0; k < W; ++k) tail_mask[k] = k < tail ? -1 : 0;
+  for (int k = 0; k < W; ++k) tap[k] = float(k + 1) * step_x - 2.0f;
+  const int chunks = kChunks ? kChunks : (t.taps_x + W - 1) / W, tail = t.taps_x - (chunks - 1) * W;
+  I<W> mask;
+  for (int k = 0; k < W; ++k) mask[k] = k < tail ? -1 : 0;
   for (int i = first; i < last; ++i) {
     Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5 - 2 * t.sigma_x);
     Split y = split(t.m11 * (i + 0.5) + t.m12 - 0.5 - 2 * t.sigma_y);
     x.whole -= t.origin_x - 1, y.whole -= t.origin_y - 1;  // to the first tap
     for (int j = 0; j < t.padded; j += kTileColumns, rows += kTileColumns) {
       const int used = t.size - j < kTileColumns ? t.size - j : kTileColumns;
-      for (int k = 0; k < used; k += W) {
-        const F<W> r = place_pixels<W>(t, j + k, x, y, offsets + k, rest_x + k);
-        F<W> sum{};
-        for (int tap_y = 0; tap_y < t.taps_y; ++tap_y) {
-          const F<W> w = keys_kernel<W>((float(tap_y + 1) - r) * step_y - 2.0f, a);
-          *reinterpret_cast<F<W>*>(wy[tap_y] + k) = w;
+      for (int k = 0; k < used; k += kWide) {
+        const F<kWide> r = place_pixels<kWide>(t, j + k, x, y, offsets + k, rest_x + k);
+        F<kWide> sum{};
+        for (int tap_y = 0; tap_y < taps_y; ++tap_y) {
+          const float from = float(tap_y + 1) * step_y - 2.0f;
+          const F<kWide> w = keys_kernel<kWide>(fma<kWide>(r, all<kWide>(-step_y), all<kWide>(from)), a);
+          *reinterpret_cast<F<kWide>*>(wy[tap_y] + k) = w;
           sum += w;
         }
-        *reinterpret_cast<F<W>*>(sum_y + k) = sum;
+        *reinterpret_cast<F<kWide>*>(sum_y + k) = sum;
       }
       asm volatile("" ::: "memory");
       for (int k = 0; k < used; k += W) {
         F<W> totals[W], weights[W];
         for (int p = 0; p < W; ++p) {
           const float* source = t.plane + offsets[k + p];
+          const float* weights_y = &wy[0][k + p];
+          const F<W> from = fma<W>(all<W>(rest_x[k + p]), all<W>(-step_x), tap);
           F<W> total{}, weight{};
-          for (int c = 0; c < chunks; ++c, source += W) {
-            const F<W> w = keys_kernel<W>((tap + (float(c * W) - rest_x[k + p])) * step_x - 2.0f, a);
-            const float* weights_y = &wy[0][k + p];
-            total += (c == chunks - 1 && tail < W
-                          ? weighted_rows<W, true>(source, t.stride, t.taps_y, weights_y, tail, tail_mask)
-                          : weighted_rows<W, false>(source, t.stride, t.taps_y, weights_y, tail, tail_mask)) *
-                     w;
+          const auto add = [&](int c, bool last) __attribute__((always_inline)) {
+            const F<W> w = keys_kernel<W>(from + float(c * W) * step_x, a);
+            total = fma<W>(w, weighted_rows<W, kTapsY>(source + c * W, t.stride, taps_y, weights_y, last, tail, mask),
+                           total);
             weight += w;
+          };
+          if constexpr (kChunks == 0) {
+            for (int c = 0; c + 1 < chunks; ++c) add(c, false);
+          } else if constexpr (kChunks == 2) {
+            add(0, false);
           }
+          add(chunks - 1, kPartial);
           totals[p] = total, weights[p] = weight;
         }
         *reinterpret_cast<F<W>*>(rows + k) =
@@ -338,7 +406,7 @@ void window(float* values, int64_t count, float low, float scale, float start, f
     F<W> v = (*reinterpret_cast<F<W>*>(values + k) - low) * scale;
     v = choose<W>(v < 0.0f, F<W>{}, v);
     v = choose<W>(v > 1.0f, all<W>(1.0f), v);
-    *reinterpret_cast<F<W>*>(values + k) = start + v * span;
+    *reinterpret_cast<F<W>*>(values + k) = fma<W>(v, all<W>(span), all<W>(start));
   }
 }
 
@@ -389,20 +457,38 @@ void fence() {
 #endif
 }
 
+// The sampler for the tile's numbers of taps, compiled for each of the usual ones: sigma up to 4.
+template <int W, int kWide, int kChunks, bool kPartial, int... kMore>
+void sample_usual(const Tile& t, int first, int last, float* rows, std::integer_sequence<int, kMore...>) {
+  constexpr int kFewest = 5;  // where one sigma is above 1, both axes have at least five
+  const bool usual =
+      (... || (t.taps_y == kFewest + kMore &&
+               (sample_antialiased<W, kWide, kFewest + kMore, kChunks, kPartial>(t, first, last, rows), true)));
+  if (!usual) sample_antialiased<W, kWide, 0, 0, true>(t, first, last, rows);
+}
+
 template <int W>
 void sample(const Tile& t, int first, int last, float* rows) {
+  constexpr int kFew = W > 8 ? 8 : W;
+  constexpr std::make_integer_sequence<int, 12> kMore{};
   if (t.sigma_x == 1 && t.sigma_y == 1) {
-    sample_plain<W>(t, first, last, rows);
-  } else if (W > 8 && t.taps_x <= 8) {
-    sample_antialiased<(W > 8 ? 8 : W)>(t, first, last, rows);
+    t.step ? sample_plain<W, true>(t, first, last, rows) : sample_plain<W, false>(t, first, last, rows);
+  } else if (t.taps_x < kFew) {
+    sample_usual<kFew, W, 1, true>(t, first, last, rows, kMore);
+  } else if (t.taps_x == kFew) {
+    sample_usual<kFew, W, 1, false>(t, first, last, rows, kMore);
+  } else if (W > 8 && t.taps_x <= W) {
+    sample_usual<W, W, 1, true>(t, first, last, rows, kMore);
+  } else if (t.taps_x <= 2 * W) {
+    sample_usual<W, W, 2, true>(t, first, last, rows, kMore);
   } else {
-    sample_antialiased<W>(t, first, last, rows);
+    sample_antialiased<W, W, 0, 0, true>(t, first, last, rows);
   }
 }
 
 template <int W>
 const TileKernels* kernels(const char* name) {
-  static const TileKernels table = {name, prepare, sample<W>, window<W>, copy<W>, fence};
+  static const TileKernels table = {name, prepare, coefficients<W>, sample<W>, window<W>, copy<W>, fence};
   return &table;
 }
 

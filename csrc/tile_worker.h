@@ -17,6 +17,7 @@
 namespace lesionaug {
 
 constexpr int64_t kLargestStage = int64_t(1) << 24;   // pixels copied beside an image for one patch, at most
+constexpr int64_t kLargestCubics = int64_t(1) << 15;  // pixels whose cubics along y are worked out in advance, at most
 constexpr int64_t kStreamedBytes = int64_t(1) << 23;  // outputs from this size on are written past the caches
 constexpr int kRowsAtOnce = 64;
 
@@ -42,6 +43,15 @@ struct Job {
   Rectangle taps;  // all taps of all its pixels
   bool fast;       // false: left to the loop over resample.h
   bool direct;     // fast, and the image is read where it lies
+
+  bool plain() const { return patch.sigma_x == 1 && patch.sigma_y == 1; }
+};
+
+// A rectangle of an image as the kernels read it.
+struct Plane {
+  const float* pixels;
+  int64_t stride;
+  Rectangle where;
 };
 
 // Where the taps of the pixels of one axis lie, with a margin for the rounding of positions.
@@ -61,7 +71,7 @@ inline Job plan_job(const ResampleArgs& args, int64_t n, bool as_is) {
   job.patch = load_patch(args, n);
   const Patch& p = job.patch;
   if (p.status != Status::kOk) return job;
-  const bool plain = p.sigma_x == 1 && p.sigma_y == 1;
+  const bool plain = job.plain();
   job.taps_x = plain ? 4 : int32_t(std::floor(4 * p.sigma_x)) + 1;
   job.taps_y = plain ? 4 : int32_t(std::floor(4 * p.sigma_y)) + 1;
   if (job.taps_x > kTileTaps || job.taps_y > kTileTaps) return job;
@@ -136,44 +146,78 @@ class TileWorker {
   const TileKernels& kernels_;
   const int32_t padded_;
   const bool stream_;
-  Scratch<float> stage_, rows_, rest_;
+  Scratch<float> stage_, planes_, rows_, rest_;
   Scratch<int32_t> whole_;
+  Plane cubics_{};
+  int32_t cubics_step_ = 0;
 
   static constexpr bool kFloat = std::is_same<S, float>::value;
 
   void of_one_plane(const Job* jobs, int64_t count, int64_t first, int c) {
+    const bool cubics = prepare_cubics(jobs, count, c);
+    const auto staged = [&](const Job& job) { return job.fast && !job.direct && !(cubics && job.plain()); };
     // Copies what lies around several patches once, where that is less than around each.
     Rectangle all{};
     int64_t areas = 0;
     for (int64_t k = 0; k < count; ++k) {
-      if (!jobs[k].fast || jobs[k].direct) continue;
+      if (!staged(jobs[k])) continue;
       all = areas ? all.with(jobs[k].taps) : jobs[k].taps;
       areas += jobs[k].taps.area();
     }
     const bool together = areas > 0 && all.area() <= areas && all.area() <= kLargestStage;
     if (together) fill_stage(jobs[0].patch, c, all);
-    for (int64_t k = 0; k < count;) {
-      int64_t end = k + 1;
-      while (end < count && same_sampling(jobs[k], jobs[end])) ++end;
+    for (int64_t k = 0, end; k < count; k = end) {
+      end = end_of_sampling(jobs, k, count);
       if (!jobs[k].fast) {
         for (; k < end; ++k)
           for (int i = 0; i < args_.size; ++i)
             for (int j = 0; j < args_.size; ++j) resample_pixel<float, S>(args_, jobs[k].patch, first + k, c, i, j);
-        continue;
-      }
-      const Patch& p = jobs[k].patch;
-      if (jobs[k].direct) {
-        const float* plane = reinterpret_cast<const float*>(static_cast<const S*>(args_.pixels)) + p.offset +
-                             c * int64_t(p.height) * p.width;
-        const Rectangle& taps = jobs[k].taps;
-        sample(jobs + k, end - k, first + k, c, plane + taps.top * p.width + taps.left, p.width, taps);
+      } else if (cubics && jobs[k].plain()) {
+        sample(jobs + k, end - k, first + k, c, cubics_, cubics_step_);
+      } else if (jobs[k].direct) {
+        sample(jobs + k, end - k, first + k, c, in_image(jobs[k].patch, c, jobs[k].taps), 0);
       } else {
-        if (!together) fill_stage(p, c, jobs[k].taps);
-        const Rectangle& staged = together ? all : jobs[k].taps;
-        sample(jobs + k, end - k, first + k, c, stage_.data(), int32_t(staged.width()), staged);
+        if (!together) fill_stage(jobs[k].patch, c, jobs[k].taps);
+        const Rectangle& where = together ? all : jobs[k].taps;
+        sample(jobs + k, end - k, first + k, c, {stage_.data(), where.width(), where}, 0);
       }
-      k = end;
     }
+  }
+
+  static int64_t end_of_sampling(const Job* jobs, int64_t k, int64_t count) {
+    int64_t end = k + 1;
+    while (end < count && same_sampling(jobs[k], jobs[end])) ++end;
+    return end;
+  }
+
+  // Works out the cubics along y around all classic patches in advance, where that is less work than for each of their
+  // pixels. What comes out of a patch is the same.
+  bool prepare_cubics(const Job* jobs, int64_t count, int c) {
+    Rectangle all{};
+    int64_t samplings = 0;
+    bool direct = true;
+    for (int64_t k = 0; k < count; k = end_of_sampling(jobs, k, count)) {
+      if (!jobs[k].fast || !jobs[k].plain()) continue;
+      all = samplings ? all.with(jobs[k].taps) : jobs[k].taps;
+      direct = direct && jobs[k].direct;
+      ++samplings;
+    }
+    if (!samplings || all.area() > std::min(samplings * args_.size * args_.size, kLargestCubics)) return false;
+    if (!direct) fill_stage(jobs[0].patch, c, all);
+    const Plane source = direct ? in_image(jobs[0].patch, c, all) : Plane{stage_.data(), all.width(), all};
+    cubics_step_ = int32_t((all.width() + 15) / 16 | 1) * 16;  // odd, so that rows do not meet in the caches
+    const int64_t height = all.bottom - all.top;
+    float* planes = planes_.get((height - 3) * 4 * cubics_step_);
+    kernels_.coefficients(source.pixels, source.stride, int(all.width()), int(height), float(args_.a), planes,
+                          cubics_step_);
+    cubics_ = {planes, 4 * int64_t(cubics_step_), all};
+    return true;
+  }
+
+  // A rectangle that lies inside an image of floats.
+  Plane in_image(const Patch& p, int c, const Rectangle& where) const {
+    const float* plane = static_cast<const float*>(args_.pixels) + p.offset + c * int64_t(p.height) * p.width;
+    return {plane + where.top * p.width + where.left, p.width, where};
   }
 
   // A rectangle of a plane as floats, scaled by the window, with the border's values where it lies outside.
@@ -205,15 +249,15 @@ class TileWorker {
     return k < 0 ? float(args_.fill) : to_compute<float>(source[k]);
   }
 
-  // Samples once and stores `count` patches that differ in their flips only.
-  void sample(const Job* jobs, int64_t count, int64_t first, int c, const float* plane, int32_t stride,
-              const Rectangle& origin) {
+  // Samples once and stores `count` patches that differ in their flips only. `step`: see Tile.
+  void sample(const Job* jobs, int64_t count, int64_t first, int c, const Plane& plane, int32_t step) {
     const Patch& p = jobs[0].patch;
     const Map& m = p.map;
-    Tile tile{plane,
-              stride,
-              int32_t(origin.left),
-              int32_t(origin.top),
+    Tile tile{plane.pixels,
+              int32_t(plane.stride),
+              step,
+              int32_t(plane.where.left),
+              int32_t(plane.where.top),
               m.m00,
               m.m01,
               m.m02,

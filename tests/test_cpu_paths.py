@@ -76,24 +76,26 @@ def test_windows_and_types(on_path, path, dtype, output):
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("window", [None, (-160.0, 240.0)])
 @pytest.mark.parametrize("dtype", [torch.int16, torch.float32])
-def test_bits_do_not_depend_on_threads_split_or_order(on_path, path, window, dtype):
-    rois, params = lesions(dtype)
+def test_bits_do_not_depend_on_threads_split_or_order(on_path, path, antialias, window, dtype):
+    rois, params = lesions(dtype)  # not antialiased, cubics are made in advance for all together, but not for one
+    options = {"window": window, "antialias": antialias}
     threads = torch.get_num_threads()
     try:
         results = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results.append(on_path(path, lambda: la.augment(rois, params, 24, window=window)))
+            results.append(on_path(path, lambda: la.augment(rois, params, 24, **options)))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
     order = torch.randperm(len(params), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(on_path(path, lambda: la.augment(rois, params[order], 24, window=window)), results[0][order])
+    assert torch.equal(on_path(path, lambda: la.augment(rois, params[order], 24, **options)), results[0][order])
     for n in range(0, len(params), 7):
-        alone = on_path(path, lambda n=n: la.augment(rois, params[n : n + 1], 24, window=window))
+        alone = on_path(path, lambda n=n: la.augment(rois, params[n : n + 1], 24, **options))
         assert torch.equal(alone, results[0][n : n + 1])
 
 
