@@ -122,10 +122,10 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
   m.def("resample_cpu", &resample_cpu, "args"_a, "threads"_a, "path"_a, Released());
   m.def(
       "resample_adjoint_cpu",
-      [](const ResampleArgs& args, uintptr_t gradient, int threads) {
-        resample_adjoint_cpu(args, at<void>(gradient), threads);
+      [](const ResampleArgs& args, uintptr_t gradient, int threads, const std::string& path) {
+        resample_adjoint_cpu(args, at<void>(gradient), threads, path);
       },
-      "args"_a, "gradient"_a, "threads"_a, Released());
+      "args"_a, "gradient"_a, "threads"_a, "path"_a, Released());
   m.def(
       "patch_to_image_cpu",
       [](const ResampleArgs& args, uintptr_t matrices) { patch_to_image_cpu(args, at<float>(matrices)); }, "args"_a,

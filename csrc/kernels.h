@@ -19,7 +19,7 @@ constexpr char kReferencePath[] = "reference";  // the loop over resample.h
 std::vector<std::string> cpu_paths();
 void resample_cpu(const ResampleArgs& args, int threads, const std::string& path);
 // Gradient with respect to the pixels: args.out is read as the patches' gradient, `gradient` [pixels] is written.
-void resample_adjoint_cpu(const ResampleArgs& args, void* gradient, int threads);
+void resample_adjoint_cpu(const ResampleArgs& args, void* gradient, int threads, const std::string& path);
 void patch_to_image_cpu(const ResampleArgs& args, float* matrices);
 void sample_plan_cpu(const PlanArgs& args);
 void philox_cpu(uint64_t seed, const int64_t* counters, int64_t* words, int64_t count);

@@ -35,6 +35,11 @@ struct TileKernels {
   void (*coefficients)(const float* rows, int64_t stride, int width, int height, float a, float* planes, int32_t step);
   // Rows first .. last - 1 of the unflipped patch, [last - first, padded], aligned to 64 bytes.
   void (*sample)(const Tile& tile, int first, int last, float* rows);
+  // Adds to the plane what all rows of the unflipped patch weighed of it, times the gradient [size, padded] of the
+  // patch, aligned to 64 bytes; finite, and zero beyond `size`. Up to 16 floats behind the last tap of a row have zero
+  // added.
+  void (*spread)(const Tile& tile, const float* gradient, float* plane);
+  void (*accumulate)(double* sum, const float* values, int64_t count);
   // Clips (value - low) * scale to (0, 1), NaN stays; then maps that to start + span * it.
   void (*window)(float* values, int64_t count, float low, float scale, float start, float span);
   // Copies rows of `size` floats (`padded` apart) to `target` (`step` apart), each mirrored where asked; `stream`

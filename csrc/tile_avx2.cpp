@@ -1,7 +1,7 @@
 // The vector kernels for AVX2 with FMA; CMakeLists.txt sets the flags of this file.
 #ifdef __AVX2__
 #define TILE_ISA avx2
-#include "tile_kernels.h"
+#include "tile_adjoint.h"
 #else
 #include "tile.h"
 #endif

@@ -1,7 +1,7 @@
 // The vector kernels for AVX-512; CMakeLists.txt sets the flags of this file.
 #ifdef __AVX512F__
 #define TILE_ISA avx512
-#include "tile_kernels.h"
+#include "tile_adjoint.h"
 #else
 #include "tile.h"
 #endif

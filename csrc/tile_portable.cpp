@@ -1,7 +1,7 @@
 // The vector kernels for any processor, in vectors of four floats: SSE2's or NEON's; CMakeLists.txt sets the flags of
 // this file.
 #define TILE_ISA portable
-#include "tile_kernels.h"
+#include "tile_adjoint.h"
 
 namespace lesionaug {
 

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -115,6 +116,53 @@ class Scratch {
   int64_t size_ = 0;
 };
 
+// Makes tiles, and holds the tables of their columns: one tile at a time.
+class TileMaker {
+ public:
+  explicit TileMaker(const ResampleArgs& args)
+      : args_(args), padded_((args.size + kTileColumns - 1) / kTileColumns * kTileColumns) {}
+
+  int32_t padded() const { return padded_; }
+
+  // `step`: see Tile.
+  Tile make(const Job& job, const Plane& plane, int32_t step, const TileKernels& kernels) {
+    const Map& m = job.patch.map;
+    const Tile tile{plane.pixels,
+                    int32_t(plane.stride),
+                    step,
+                    int32_t(plane.where.left),
+                    int32_t(plane.where.top),
+                    m.m00,
+                    m.m01,
+                    m.m02,
+                    m.m10,
+                    m.m11,
+                    m.m12,
+                    args_.size,
+                    padded_,
+                    job.patch.sigma_x,
+                    job.patch.sigma_y,
+                    job.taps_x,
+                    job.taps_y,
+                    args_.a,
+                    whole_.get(2 * padded_),
+                    whole_.data() + padded_,
+                    rest_.get(2 * padded_),
+                    rest_.data() + padded_};
+    kernels.prepare(tile);
+    return tile;
+  }
+
+ private:
+  const ResampleArgs& args_;
+  const int32_t padded_;
+  Scratch<int32_t> whole_;
+  Scratch<float> rest_;
+};
+
+// The kernels called `path`; the fastest for "", null for the loop over resample.h. Throws for an unknown path.
+const TileKernels* kernels_for(const std::string& path);
+
 // What one thread needs to work on pieces of a call with sources of type S.
 template <class S>
 class TileWorker {
@@ -122,7 +170,8 @@ class TileWorker {
   TileWorker(const ResampleArgs& args, const TileKernels& kernels)
       : args_(args),
         kernels_(kernels),
-        padded_((args.size + kTileColumns - 1) / kTileColumns * kTileColumns),
+        maker_(args),
+        padded_(maker_.padded()),
         stream_(args.out_dtype == Dtype::kFloat32 &&
                 args.num_patches * args.channels * args.size * args.size * int64_t(sizeof(float)) >= kStreamedBytes) {}
 
@@ -144,10 +193,10 @@ class TileWorker {
  private:
   const ResampleArgs& args_;
   const TileKernels& kernels_;
+  TileMaker maker_;
   const int32_t padded_;
   const bool stream_;
-  Scratch<float> stage_, planes_, rows_, rest_;
-  Scratch<int32_t> whole_;
+  Scratch<float> stage_, planes_, rows_;
   Plane cubics_{};
   int32_t cubics_step_ = 0;
 
@@ -251,31 +300,7 @@ class TileWorker {
 
   // Samples once and stores `count` patches that differ in their flips only. `step`: see Tile.
   void sample(const Job* jobs, int64_t count, int64_t first, int c, const Plane& plane, int32_t step) {
-    const Patch& p = jobs[0].patch;
-    const Map& m = p.map;
-    Tile tile{plane.pixels,
-              int32_t(plane.stride),
-              step,
-              int32_t(plane.where.left),
-              int32_t(plane.where.top),
-              m.m00,
-              m.m01,
-              m.m02,
-              m.m10,
-              m.m11,
-              m.m12,
-              args_.size,
-              padded_,
-              p.sigma_x,
-              p.sigma_y,
-              jobs[0].taps_x,
-              jobs[0].taps_y,
-              args_.a,
-              whole_.get(2 * padded_),
-              whole_.data() + padded_,
-              rest_.get(2 * padded_),
-              rest_.data() + padded_};
-    kernels_.prepare(tile);
+    const Tile tile = maker_.make(jobs[0], plane, step, kernels_);
     for (int row = 0; row < args_.size; row += kRowsAtOnce) {
       const int end = std::min(row + kRowsAtOnce, args_.size);
       float* rows = rows_.get(int64_t(kRowsAtOnce) * padded_);

@@ -145,3 +145,71 @@ def test_an_unknown_path_is_an_error_that_names_the_known():
     )
     assert "LESIONAUG_CPU_PATH" in done.stderr
     assert "portable" in done.stderr
+
+
+def gradient(rois, params, incoming, **options):
+    """What `incoming`, the gradient of the patches, gives for every pixel of the lesions."""
+    images = [image.to(incoming.dtype).requires_grad_() for image in rois.images]
+    again = la.RoiBatch.from_images(images, rois.centers, rois.diameters)
+    patches = la.augment(again, params, incoming.shape[-1], dtype=incoming.dtype, **options)
+    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(patches, images, incoming)])
+
+
+def incoming_of(params, size):
+    return torch.from_numpy(np.random.default_rng(size).normal(size=(len(params), 1, size, size))).float()
+
+
+@pytest.mark.parametrize("path", FAST)
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", [64, 3, 7, 65])
+def test_gradients_equal_the_reference(on_path, path, border, antialias, size):
+    rois, params = lesions()
+    options = {"border": border, "antialias": antialias, "a": -0.6}
+    incoming = incoming_of(params, size)
+    expected = on_path("reference", lambda: gradient(rois, params, incoming.double(), **options))
+    got = on_path(path, lambda: gradient(rois, params, incoming, **options))
+    assert float((got - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("path", FAST)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_reaches_the_same_pixels(on_path, path, bad):
+    rois, params = lesions()
+    incoming = incoming_of(params, 24)
+    incoming[5, 0, 3, 4] = bad
+    expected = on_path("reference", lambda: gradient(rois, params, incoming))
+    got = on_path(path, lambda: gradient(rois, params, incoming))
+    assert 0 < int((~got.isfinite()).sum()) < 200
+    assert torch.equal(got.isfinite(), expected.isfinite())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_bits_of_gradients_do_not_depend_on_threads(on_path, path):
+    rois, params = lesions()
+    order = torch.randperm(len(params), generator=torch.Generator().manual_seed(1))  # images come back again and again
+    incoming = incoming_of(params, 24)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(on_path(path, lambda: gradient(rois, params[order], incoming)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_gradients_of_dense_channels(on_path, path):
+    image = torch.rand(3, 2, 21, 30, requires_grad=True)
+    maps = torch.tensor([[[0.9, 0.3, -2.0], [-0.3, 0.9, 4.0]], [[2.1, 0, 1], [0, 2.1, -9]], [[1.0, 0, 0], [0, 1, 0]]])
+    incoming = torch.rand(3, 2, 17, 17)
+
+    def run(pixels, weight):
+        return torch.autograd.grad(la.resample(pixels, maps, 17, dtype=pixels.dtype), pixels, weight)[0]
+
+    expected = on_path("reference", lambda: run(image.detach().double().requires_grad_(), incoming.double()))
+    got = on_path(path, lambda: run(image, incoming))
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-5)

@@ -93,7 +93,7 @@ class CpuBackend:
 
     def resample_adjoint(self, args: Any, incoming: Tensor, gradient: Tensor) -> None:  # noqa: D102
         gradient.zero_()  # images that were not selected have pixels in the buffer too
-        self.module.resample_adjoint_cpu(args, pointer(gradient), torch.get_num_threads())
+        self.module.resample_adjoint_cpu(args, pointer(gradient), torch.get_num_threads(), self.path)
 
     def patch_to_image(self, args: Any, matrices: Tensor) -> None:  # noqa: D102
         self.module.patch_to_image_cpu(args, pointer(matrices))
