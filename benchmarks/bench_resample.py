@@ -21,20 +21,20 @@ def params_of(rois):
     return la.AugmentationPlan().sample(rois, seed=0)
 
 
-def test_fold_antialiased(rois, timed):
+def test_fold_antialiased(rois, path, timed):
     """The default: antialiased, a = -0.5, float32."""
     params = params_of(rois)
     out = torch.empty((len(params), 1, SIZE, SIZE), device=rois.device)
     timed(lambda: la.augment(rois, params, SIZE, out=out), outputs=len(params), size=SIZE)
 
 
-def test_fold_antialiased_fresh_output(rois, timed):
+def test_fold_antialiased_fresh_output(rois, path, timed):
     """As above with the output allocated by the call."""
     params = params_of(rois)
     timed(lambda: la.augment(rois, params, SIZE), outputs=len(params), size=SIZE)
 
 
-def test_fold_without_antialias(rois, timed):
+def test_fold_without_antialias(rois, path, timed):
     """Plain bicubic, a = -0.75, replicate: what grid_sample computes."""
     params = params_of(rois)
     out = torch.empty((len(params), 1, SIZE, SIZE), device=rois.device)
@@ -42,7 +42,7 @@ def test_fold_without_antialias(rois, timed):
     timed(lambda: la.augment(rois, params, SIZE, out=out, **options), outputs=len(params), size=SIZE)
 
 
-def test_fold_int16_windowed(device, timed):
+def test_fold_int16_windowed(device, path, timed):
     """Stored CT values in, window applied in the same pass."""
     rois = fold(device, torch.int16)
     params = params_of(rois)
@@ -50,7 +50,7 @@ def test_fold_int16_windowed(device, timed):
     timed(lambda: la.augment(rois, params, SIZE, window=WINDOW, out=out), outputs=len(params), size=SIZE)
 
 
-def test_batch_of_64(rois, timed):
+def test_batch_of_64(rois, path, timed):
     """One batch of a training loop."""
     params = params_of(rois)[:64]
     timed(lambda: la.augment(rois, params, SIZE), outputs=64, size=SIZE)

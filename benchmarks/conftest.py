@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 import lesionaug as la
+from lesionaug.augment import native
 
 RESULTS = Path(__file__).parent / "results"
+SOURCES = Path(__file__).parent.parent / "csrc"
 
 
 def pytest_addoption(parser):
@@ -26,6 +29,22 @@ def device(request):
     if device.type == "cuda" and not torch.cuda.is_available():
         pytest.fail("--device cuda, but torch finds no CUDA device")
     return device
+
+
+def pytest_generate_tests(metafunc):
+    """On a GPU, what asks for `path` runs once for each implementation of the operator."""
+    if "path" in metafunc.fixturenames:
+        paths = native.CUDA_PATHS if metafunc.config.getoption("--device") == "cuda" else ("cpu",)
+        metafunc.parametrize("path", paths, indirect=True)
+
+
+@pytest.fixture
+def path(request, device, monkeypatch):
+    """The implementation that resamples."""
+    if device.type == "cuda":
+        current = torch.device("cuda", torch.cuda.current_device())
+        monkeypatch.setattr(native.backend(current), "path", request.param)
+    return request.param
 
 
 @pytest.fixture
@@ -51,6 +70,14 @@ def machine(device: torch.device) -> dict[str, object]:
     return {"device": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
+def source_hash() -> str:
+    """SHA-256 over the native sources, so that a result says which code it is of."""
+    digest = hashlib.sha256()
+    for file in sorted(SOURCES.iterdir()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
 def _cpu_name() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text()
@@ -69,7 +96,7 @@ def pytest_sessionfinish(session):
     for entry in benchmarks:
         info = dict(entry.extra_info)
         seconds = entry.stats.median
-        rows[entry.name.removeprefix("test_")] = {
+        rows[entry.name.removeprefix("test_").removesuffix("[cpu]")] = {
             "median_s": seconds,
             "min_s": entry.stats.min,
             "max_s": entry.stats.max,
@@ -80,7 +107,8 @@ def pytest_sessionfinish(session):
     slug = re.sub(r"[^a-z0-9]+", "-", str(about["device"]).lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{slug}.json"
-    path.write_text(json.dumps({"lesionaug": la.__version__, **about, "results": rows}, indent=1) + "\n")
+    found = {"lesionaug": la.__version__, "csrc_sha256": source_hash(), **about, "results": rows}
+    path.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\n{about['device']}, {about['threads']} threads, torch {about['torch']}")
     for name, row in rows.items():
         print(f"{name:32} {row['median_s'] * 1e3:10.1f} ms {row['outputs_per_s']:12,.0f} outputs/s")

@@ -140,8 +140,11 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
 
 #ifdef LESIONAUG_WITH_CUDA
   m.def(
-      "resample_cuda", [](const ResampleArgs& args, uintptr_t stream) { resample_cuda(args, at<void>(stream)); },
-      "args"_a, "stream"_a, Released());
+      "resample_cuda",
+      [](const ResampleArgs& args, bool tiled, uintptr_t stream) {
+        if (!tiled || !resample_tiled_cuda(args, at<void>(stream))) resample_cuda(args, at<void>(stream));
+      },
+      "args"_a, "tiled"_a, "stream"_a, Released());
   m.def(
       "resample_adjoint_cuda",
       [](const ResampleArgs& args, uintptr_t gradient, uintptr_t workspace, uintptr_t scale, int64_t num_pixels,

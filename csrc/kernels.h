@@ -27,6 +27,9 @@ void philox_cpu(uint64_t seed, const int64_t* counters, int64_t* words, int64_t 
 #ifdef LESIONAUG_WITH_CUDA
 // All of these only enqueue work on `stream` (a cudaStream_t) of the current device, and throw when a launch fails.
 void resample_cuda(const ResampleArgs& args, void* stream);
+// The same by tiles. False, and nothing enqueued, where it cannot: float64, a size that is not a
+// multiple of 4, patches that do not begin at a multiple of 16 bytes.
+bool resample_tiled_cuda(const ResampleArgs& args, void* stream);
 // `workspace` int64 [pixels] must be zero; `scale` float64 [1] turns a gradient into fixed point.
 void resample_adjoint_cuda(const ResampleArgs& args, void* gradient, int64_t* workspace, const double* scale,
                            int64_t num_pixels, void* stream);

@@ -10,6 +10,13 @@
 #else
 #define LA_HD inline
 #endif
+#ifdef __CUDA_ARCH__
+#define LA_UNROLL _Pragma("unroll")
+#define LA_CALL __noinline__  // a real call: what it needs takes no registers from the caller
+#else
+#define LA_UNROLL
+#define LA_CALL
+#endif
 
 namespace lesionaug {
 

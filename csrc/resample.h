@@ -97,11 +97,19 @@ LA_HD Patch load_patch(const ResampleArgs& args, int64_t n) {
 }
 
 template <class T>
+LA_HD T keys_inner(T t, T a) {  // of a distance 0 .. 1
+  return ((a + 2) * t - (a + 3)) * t * t + 1;
+}
+
+template <class T>
+LA_HD T keys_outer(T t, T a) {  // of a distance 1 .. 2
+  return (((t - 5) * t + 8) * t - 4) * a;
+}
+
+template <class T>
 LA_HD T keys(T t, T a) {
   t = t < 0 ? -t : t;
-  if (t < 1) return ((a + 2) * t - (a + 3)) * t * t + 1;
-  if (t < 2) return (((t - 5) * t + 8) * t - 4) * a;
-  return 0;
+  return t < 1 ? keys_inner(t, a) : t < 2 ? keys_outer(t, a) : T(0);
 }
 
 // The source pixels along one axis that a sample point weighs, and their weights.
@@ -225,18 +233,27 @@ LA_HD int64_t patch_address(const ResampleArgs& args, int64_t n, int c, int i, i
   return ((n * args.channels + c) * args.size + row) * args.size + column;
 }
 
+// Where a window's (0, 1) goes.
+template <class T>
+LA_HD T to_out_range(const ResampleArgs& args, T value) {
+  return args.windowed ? T(args.out_low) + clamp01(value) * T(args.out_high - args.out_low) : value;
+}
+
+template <class T>
+LA_HD uint8_t to_uint8(T value) {  // half to even, saturating; NaN becomes 0
+  const T rounded = rint(value);
+  return rounded >= 255 ? 255 : rounded > 0 ? uint8_t(rounded) : 0;
+}
+
 template <class T>
 LA_HD void store(const ResampleArgs& args, int64_t address, T value) {
-  if (args.windowed) value = T(args.out_low) + clamp01(value) * T(args.out_high - args.out_low);
+  value = to_out_range(args, value);
   switch (args.out_dtype) {
     case Dtype::kFloat32: static_cast<float*>(args.out)[address] = float(value); break;
     case Dtype::kFloat64: static_cast<double*>(args.out)[address] = double(value); break;
     case Dtype::kFloat16: static_cast<Float16*>(args.out)[address] = to_float16(float(value)); break;
     case Dtype::kBfloat16: static_cast<Bfloat16*>(args.out)[address] = to_bfloat16(float(value)); break;
-    default: {  // uint8: half to even, saturating; NaN becomes 0
-      const T rounded = rint(value);
-      static_cast<uint8_t*>(args.out)[address] = rounded >= 255 ? 255 : rounded > 0 ? uint8_t(rounded) : 0;
-    }
+    default: static_cast<uint8_t*>(args.out)[address] = to_uint8(value);
   }
 }
 

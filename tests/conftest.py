@@ -20,24 +20,42 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture(
-    params=["cpu", "cuda-source-on-cpu", pytest.param("cuda", marks=pytest.mark.gpu)],
-    ids=["cpu", "emulated", "cuda"],
-)
+# Where operator tests run: the CPU loops, the CUDA kernels' source on the CPU, and a real GPU; "-tiled": the kernels of
+# resample_tiled.cu instead of those of resample_cuda.cu, for the modules whose `device` fixture asks for them.
+DEVICES = [
+    pytest.param("cpu", id="cpu"),
+    pytest.param("emulated", id="emulated"),
+    pytest.param("cuda", id="cuda", marks=pytest.mark.gpu),
+]
+TILED_DEVICES = [
+    pytest.param("emulated-tiled", id="emulated-tiled"),
+    pytest.param("cuda-tiled", id="cuda-tiled", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture(params=DEVICES)
 def device(request, monkeypatch):
-    """A torch device to run an operator test on: the CPU loops, the CUDA kernels' source on the CPU, and a real GPU."""
+    """A torch device to run an operator test on."""
+    return open_device(request.param, monkeypatch)
+
+
+def open_device(name: str, monkeypatch):
+    """The device called `name`, with the backend that belongs to it."""
     import torch
 
     from lesionaug.augment import native
 
-    if request.param == "cuda":
+    kind, _, path = name.partition("-")
+    if kind == "cuda":
         if not torch.cuda.is_available():
             if os.environ.get("LESIONAUG_REQUIRE_CUDA") == "1":
                 pytest.fail("no CUDA device, and LESIONAUG_REQUIRE_CUDA=1 says there must be one")
             pytest.skip("no CUDA device")
-        return torch.device("cuda")
-    if request.param == "cuda-source-on-cpu":
-        _emulate_cuda(monkeypatch, native)
+        device = torch.device("cuda", torch.cuda.current_device())
+        monkeypatch.setattr(native.backend(device), "path", path or "plain")
+        return device
+    if kind == "emulated":
+        _emulate_cuda(monkeypatch, native, path or "plain")
     return torch.device("cpu")
 
 
@@ -47,7 +65,7 @@ def checks_values(request, device) -> bool:
     return request.node.callspec.params["device"] == "cpu"
 
 
-def _emulate_cuda(monkeypatch, native) -> None:
+def _emulate_cuda(monkeypatch, native, path: str) -> None:
     """Answer for the CPU with the CUDA backend over the emulated module."""
     from lesionaug import _native_emulated
 
@@ -63,6 +81,7 @@ def _emulate_cuda(monkeypatch, native) -> None:
     import torch
 
     emulated = Emulated(torch.device("cpu"))
+    emulated.path = path
     monkeypatch.setattr(native, "backend", lambda device: emulated)
 
 

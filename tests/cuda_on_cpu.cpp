@@ -3,3 +3,4 @@
 
 #include "../csrc/plan_cuda.cu"
 #include "../csrc/resample_cuda.cu"
+#include "../csrc/resample_tiled.cu"

@@ -9,6 +9,9 @@
 #define __device__
 #define __host__
 #define __shared__ static
+#define __launch_bounds__(...)
+#define __forceinline__ inline
+#define __grid_constant__
 
 #include <ucontext.h>
 

@@ -15,6 +15,14 @@ from PIL import Image
 
 import lesionaug as la
 from tests import reference
+from tests.conftest import DEVICES, TILED_DEVICES, open_device
+
+
+@pytest.fixture(params=[*DEVICES, *TILED_DEVICES])
+def device(request, monkeypatch):
+    """Every implementation of the operator."""
+    return open_device(request.param, monkeypatch)
+
 
 SOURCES = [torch.int16, torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64]
 BORDERS = ["reflect", "replicate", "constant", "renorm"]
@@ -304,15 +312,18 @@ def test_half_precision_conversions_are_torchs_own(device):
     values = bits.view(torch.float32)
     values = values[torch.isfinite(values)]
     near = torch.tensor([0.0, -0.0, 65504.0, 65519.9, 65520.0, -65520.0, 2**-24, 2**-25, 1.5 * 2**-25, 2**-14, 6.1e-5])
-    values = torch.cat([values, near]).reshape(-1, 1, 1, 1).to(device)
-    m = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]], device=device).expand(len(values), 2, 3)
+    eye = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]], device=device)
+
+    def images(values):  # of 4x4 pixels; what is left over is filled up with zeros
+        return torch.cat([values, values.new_zeros(-len(values) % 16)]).reshape(-1, 1, 4, 4).to(device)
+
+    values = images(torch.cat([values, near]))
     for dtype in (torch.float16, torch.bfloat16):
-        assert torch.equal(la.resample(values, m, 1, dtype=dtype), values.to(dtype))
+        assert torch.equal(la.resample(values, eye.expand(len(values), 2, 3), 4, dtype=dtype), values.to(dtype))
     for dtype in (torch.float16, torch.bfloat16):
         every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
-        every = every[torch.isfinite(every)].reshape(-1, 1, 1, 1).to(device)
-        m = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]], device=device).expand(len(every), 2, 3)
-        assert torch.equal(la.resample(every, m, 1), every.float())
+        every = images(every[torch.isfinite(every)])
+        assert torch.equal(la.resample(every, eye.expand(len(every), 2, 3), 4), every.float())
 
 
 def test_out_is_written_and_returned(device):

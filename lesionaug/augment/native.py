@@ -105,8 +105,16 @@ class CpuBackend:
         self.module.philox_cpu(seed, pointer(counters), pointer(words), len(words))
 
 
+CUDA_PATHS = ("plain", "tiled")
+
+
 class CudaBackend:
-    """Launches on the current stream of one device; nothing here waits for the GPU."""
+    """Launches on the current stream of one device; nothing here waits for the GPU.
+
+    Attributes:
+        path: Which implementation resamples, one of `CUDA_PATHS`. The environment variable LESIONAUG_CUDA_PATH sets it.
+            The default stays "plain", one thread per pixel, until the tiled kernels have been measured on a GPU.
+    """
 
     module: ModuleType = native_module
     asynchronous = True
@@ -119,6 +127,13 @@ class CudaBackend:
                 "Reinstall with nvcc on the PATH (`LESIONAUG_CUDA=ON pip install .`), or move the tensors to the CPU.",
             )
         self.device = device
+        self.path = os.environ.get("LESIONAUG_CUDA_PATH") or CUDA_PATHS[0]
+        if self.path not in CUDA_PATHS:
+            raise EnvironmentProblem(
+                "LESIONAUG_CUDA_PATH",
+                f"must be one of {', '.join(CUDA_PATHS)}, got {self.path!r}",
+                f"Unset it to take {CUDA_PATHS[0]!r}.",
+            )
 
     def current(self) -> AbstractContextManager[Any]:
         """Makes the tensors' device the current one, as a launch needs it."""
@@ -130,7 +145,7 @@ class CudaBackend:
 
     def resample(self, args: Any) -> None:  # noqa: D102
         with self.current():
-            self.module.resample_cuda(args, self.stream())
+            self.module.resample_cuda(args, self.path == "tiled", self.stream())
 
     def resample_adjoint(self, args: Any, incoming: Tensor, gradient: Tensor) -> None:  # noqa: D102
         # Sums are taken in 64-bit fixed point, where order does not matter, at a scale set by the call's largest
