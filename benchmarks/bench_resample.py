@@ -7,7 +7,7 @@ import torch
 
 import lesionaug as la
 from benchmarks.rivals import RIVALS, SIZE, Work
-from benchmarks.workload import fold
+from lesionaug.augment.speed import fold
 
 WINDOW = (-160.0, 240.0)
 
