@@ -65,6 +65,23 @@ def test_resumes_where_it_stood(device):
         assert torch.equal(label, expected_label)
 
 
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_what_one_process_would_see(world_size):
+    whole = list(itertools.islice(make("cpu"), 6 * world_size))
+    ranks = [make("cpu", rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert all(len(batches) == -(-24 // (7 * world_size)) for batches in ranks)
+    for step in range(6):
+        for rank, batches in enumerate(ranks):
+            x, label = next(batches)
+            expected_x, expected_label = whole[step * world_size + rank]
+            assert torch.equal(x, expected_x)
+            assert torch.equal(label, expected_label)
+    assert all(batches.state_dict() == ranks[0].state_dict() for batches in ranks), "one saved state serves all ranks"
+    again = make("cpu", rank=1, world_size=world_size)
+    again.load_state_dict(ranks[0].state_dict())
+    assert torch.equal(next(again)[0], next(ranks[1])[0])
+
+
 @pytest.mark.parametrize(
     "change", [{"seed": 4}, {"batch_size": 8}, {"plan": la.AugmentationPlan(n_rot=2, n_flip=1, n_trans=2, n_scale=0)}]
 )
@@ -84,3 +101,8 @@ def test_wrong_arguments():
         make("cpu").load_state_dict({"position": 3})
     with pytest.raises(ValueError, match="position"):
         make("cpu").load_state_dict({**make("cpu").state_dict(), "position": -1})
+    for rank, world_size in ((-1, 2), (2, 2), (0, 0)):
+        with pytest.raises(ValueError, match="rank must lie in"):
+            make("cpu", rank=rank, world_size=world_size)
+    with pytest.raises(TypeError, match="rank"):
+        make("cpu", rank=0.5, world_size=2)

@@ -27,13 +27,16 @@ class AugmentedBatches:
 
     The order of epoch e is that of Philox word 0 of the counters (i, e, 0xFFFFFFFE, 0), where i = lesion x len(plan) +
     augmentation; batches run across the ends of epochs, so every batch is full and batch b is the same however it was
-    reached.
+    reached. With several processes, each takes its share of every `world_size` batches; together they see what one
+    process would with a batch `world_size` times as large.
 
     Args:
         rois: n lesions, on any device.
         plan: The augmentations; an epoch has n x len(plan) patches.
         batch_size: Patches per batch.
-        seed: 0 .. 2^64 - 1, for the order and the parameters.
+        seed: 0 .. 2^64 - 1, for the order and the parameters; the same on every rank.
+        rank: This process among `world_size`, from 0.
+        world_size: Processes that share the batches (`torch.distributed.get_world_size()`).
         **options: Passed on to `lesionaug.augment`: size, window, out_range, dtype, a, antialias, border, fill.
 
     Yields:
@@ -41,18 +44,29 @@ class AugmentedBatches:
     """
 
     def __init__(
-        self, rois: RoiBatch, plan: AugmentationPlan, batch_size: int = 64, seed: int = 0, **options: Any
+        self,
+        rois: RoiBatch,
+        plan: AugmentationPlan,
+        batch_size: int = 64,
+        seed: int = 0,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        **options: Any,
     ) -> None:
         if whole_number(batch_size, "batch_size") < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not 0 <= whole_number(rank, "rank") < whole_number(world_size, "world_size"):
+            raise ValueError(f"rank must lie in 0 .. world_size - 1, got rank {rank} of {world_size}")
         if "out" in options:
             raise ValueError("out cannot be given here: every batch is a new tensor")
         self.rois = rois
         self.plan = plan
         self.batch_size = int(batch_size)
         self.seed = check_seed(seed)
+        self.rank, self.world_size = int(rank), int(world_size)
         self.options = options
-        self._position = 0  # patches given out so far
+        self._position = 0  # patches given out so far, on all ranks
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -62,20 +76,21 @@ class AugmentedBatches:
         return len(self.rois) * len(self.plan)
 
     def __len__(self) -> int:
-        """Batches per epoch, the last one counted though it may run into the next epoch."""
-        return -(-self.epoch_size // self.batch_size)
+        """Batches per epoch on this rank, the last one counted though it may run into the next epoch."""
+        return -(-self.epoch_size // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        chosen = self._take(self.batch_size)
+        chosen = self._take(self._position + self.rank * self.batch_size, self.batch_size)
+        self._position += self.world_size * self.batch_size
         roi = chosen // len(self.plan)
         params = self.plan.sample_rows(self.rois, roi, chosen % len(self.plan), self.seed)
         return augment(self.rois, params, **self.options), self.rois.labels[roi]
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the iteration stands: enough to go on from, with equal lesions, plan and batch size."""
+        """Where the iteration stands: enough to go on from, with equal lesions, plan and batch size, on any rank."""
         about = "\n".join([repr(self.plan), *self.rois.lesion_ids])
         return {
             "position": self._position,
@@ -101,16 +116,16 @@ class AugmentedBatches:
             raise ValueError(f"the state's position must be a whole number of at least 0, got {position!r}")
         self._position = position
 
-    def _take(self, count: int) -> Tensor:
-        """The next `count` patches as lesion x len(plan) + augmentation, int64 [count]."""
+    def _take(self, position: int, count: int) -> Tensor:
+        """`count` patches from `position` on as lesion x len(plan) + augmentation, int64 [count]."""
         parts = []
         while count:
-            epoch, start = divmod(self._position, self.epoch_size)
+            epoch, start = divmod(position, self.epoch_size)
             if epoch != self._epoch:
                 self._order, self._epoch = self._epoch_order(epoch), epoch
             part = self._order[start : start + count]
             parts.append(part)
-            self._position += len(part)
+            position += len(part)
             count -= len(part)
         return torch.cat(parts)
 
