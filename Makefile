@@ -44,6 +44,7 @@ format: $(VENV)/.lint
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest -q benchmarks -o python_files="bench_*.py" --benchmark-columns=median,min,max -s
+	$(BIN)/python -m benchmarks.scaling
 
 # Fails without a GPU. Writes benchmarks/results/<device>.json.
 gpu: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)

@@ -6,7 +6,7 @@
 
 namespace lesionaug {
 
-constexpr int kTileTaps = 64;     // most taps per axis that the vector kernels take: sigma below 16
+constexpr int kTileTaps = 128;    // most taps per axis that the vector kernels take: sigma below 32
 constexpr int kTileColumns = 64;  // columns worked on at a time; tables and rows are padded to a multiple of it
 
 // All taps of all pixels of the patch lie inside the plane, so no kernel knows of borders.
