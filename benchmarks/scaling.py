@@ -147,11 +147,12 @@ def draw(found: dict[str, Any], file: Path) -> None:
     for axis, key, label, unit in panels:
         for mode, points in found.get(key, {}).items():
             axis.plot([int(x) for x in points], list(points.values()), marker="o", label=mode)
-        axis.set(xlabel=label, ylabel=unit, ylim=(0, None) if key != "patches" else None)
-        if key != "threads":
-            axis.set_xscale("log")
-        if key == "patches":
-            axis.set_yscale("log")
+        axis.set(xlabel=label, ylabel=unit)
+        if key == "threads":
+            axis.set_ylim(0, None)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        else:
+            axis.set(xscale="log", yscale="log")
         axis.legend()
     bars = {f"from {k}": v for k, v in found["source"].items()} | {f"to {k}": v for k, v in found["output"].items()}
     axes[1, 1].barh(list(bars), list(bars.values()))

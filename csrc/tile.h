@@ -27,6 +27,8 @@ struct Tile {
   float* rest_y;
 };
 
+enum class Narrow { kFloat16, kBfloat16, kUint8 };  // outputs that are narrower than float32
+
 struct TileKernels {
   const char* name;
   void (*prepare)(const Tile& tile);
@@ -42,6 +44,8 @@ struct TileKernels {
   void (*accumulate)(double* sum, const float* values, int64_t count);
   // Clips (value - low) * scale to (0, 1), NaN stays; then maps that to start + span * it.
   void (*window)(float* values, int64_t count, float low, float scale, float start, float span);
+  // Rounds values, a multiple of kTileColumns, as portable.h and resample.h do one by one.
+  void (*narrow)(const float* values, int64_t count, Narrow type, void* out);
   // Copies rows of `size` floats (`padded` apart) to `target` (`step` apart), each mirrored where asked; `stream`
   // goes past the caches where the alignment allows it.
   void (*copy)(float* target, int64_t step, const float* rows, int num_rows, int size, int padded, bool mirror,

@@ -129,7 +129,7 @@ void accumulate(double* sum, const float* values, int64_t count) {
 template <int W>
 const TileKernels* kernels(const char* name) {
   static const TileKernels table = {name,       prepare,   coefficients<W>, sample<W>, spread<W>,
-                                    accumulate, window<W>, copy<W>,         fence};
+                                    accumulate, window<W>, narrow<W>,       copy<W>,   fence};
   return &table;
 }
 

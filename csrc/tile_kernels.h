@@ -237,6 +237,49 @@ void window(float* values, int64_t count, float low, float scale, float start, f
   }
 }
 
+// Half to even, overflow to infinity, NaN stays: to_float16 of portable.h for a vector, as integers.
+template <int W>
+TILE_INLINE I<W> float16_bits(F<W> v) {
+  const I<W> bits = reinterpret_cast<I<W>>(v), magnitude = bits & 0x7FFFFFFF;
+  const I<W> rebased = magnitude - 0x38000000;
+  I<W> result = (rebased + 0xFFF + ((rebased >> 13) & 1)) >> 13;
+  const I<W> tiny = reinterpret_cast<I<W>>(reinterpret_cast<F<W>>(magnitude) + 0.5f) - 0x3F000000;
+  const auto where = [&](I<W> mask, I<W> value) { result = (value & mask) | (result & ~mask); };
+  where(magnitude < 0x38800000, tiny);
+  where(magnitude >= 0x477FF000, I<W>{} + 0x7C00);
+  where(magnitude > 0x7F800000, I<W>{} + 0x7E00);
+  return result | ((bits >> 16) & 0x8000);
+}
+
+template <int W>
+TILE_INLINE I<W> bfloat16_bits(F<W> v) {
+  const I<W> bits = reinterpret_cast<I<W>>(v), nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+  const I<W> rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, kept = (bits >> 16) | 0x40;
+  return ((kept & nan) | (rounded & ~nan)) & 0xFFFF;
+}
+
+template <int W>
+TILE_INLINE I<W> uint8_bits(F<W> v) {  // half to even, saturating; NaN becomes 0
+  v = choose<W>(v > 0.0f, v, F<W>{});
+  v = choose<W>(v < 255.0f, v, all<W>(255.0f));
+  return reinterpret_cast<I<W>>(v + 8388608.0f) & 0xFF;  // 2^23: the adder rounds, the low bits are the integer
+}
+
+template <int W>
+void narrow(const float* values, int64_t count, Narrow type, void* out) {
+  for (int64_t k = 0; k < count; k += W) {
+    const F<W> v = load<W>(values + k);
+    if (type == Narrow::kUint8) {
+      const auto bytes = __builtin_convertvector(uint8_bits<W>(v), typename Vectors<W>::Bytes);
+      __builtin_memcpy(static_cast<uint8_t*>(out) + k, &bytes, sizeof bytes);
+    } else {
+      const I<W> bits = type == Narrow::kFloat16 ? float16_bits<W>(v) : bfloat16_bits<W>(v);
+      const auto shorts = __builtin_convertvector(bits, typename Vectors<W>::Shorts);
+      __builtin_memcpy(static_cast<uint16_t*>(out) + k, &shorts, sizeof shorts);
+    }
+  }
+}
+
 template <int W>
 TILE_INLINE F<W> mirrored(F<W> v) {
   if constexpr (W == 4) {

@@ -24,6 +24,8 @@ struct Vectors;
     typedef float F __attribute__((vector_size(4 * W)));                            \
     typedef int32_t I __attribute__((vector_size(4 * W)));                          \
     typedef float Loose __attribute__((vector_size(4 * W), aligned(4), may_alias)); \
+    typedef uint16_t Shorts __attribute__((vector_size(2 * W)));                    \
+    typedef uint8_t Bytes __attribute__((vector_size(W)));                          \
   }
 TILE_VECTORS(4);
 TILE_VECTORS(8);

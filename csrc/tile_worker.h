@@ -197,6 +197,7 @@ class TileWorker {
   const int32_t padded_;
   const bool stream_;
   Scratch<float> stage_, planes_, rows_;
+  Scratch<uint8_t> narrow_;
   Plane cubics_{};
   int32_t cubics_step_ = 0;
 
@@ -305,7 +306,7 @@ class TileWorker {
       const int end = std::min(row + kRowsAtOnce, args_.size);
       float* rows = rows_.get(int64_t(kRowsAtOnce) * padded_);
       kernels_.sample(tile, row, end, rows);
-      if (args_.windowed && args_.out_dtype == Dtype::kFloat32) {
+      if (args_.windowed) {
         const float span = float(args_.out_high - args_.out_low);
         kernels_.window(rows, int64_t(end - row) * padded_, 0, 1, float(args_.out_low), span);
       }
@@ -314,15 +315,26 @@ class TileWorker {
   }
 
   void store_rows(const float* rows, int row, int end, int64_t n, int c, uint8_t flip) {
-    if (args_.out_dtype != Dtype::kFloat32) {
-      for (int i = row; i < end; ++i)
-        for (int j = 0; j < args_.size; ++j)
-          store(args_, patch_address(args_, n, c, i, j, flip), rows[int64_t(i - row) * padded_ + j]);
-      return;
-    }
     const int64_t step = (flip & 2) ? -int64_t(args_.size) : args_.size;
-    float* target = static_cast<float*>(args_.out) + patch_address(args_, n, c, row, 0, flip & 2);
-    kernels_.copy(target, step, rows, end - row, args_.size, padded_, (flip & 1) != 0, stream_);
+    const int64_t address = patch_address(args_, n, c, row, 0, flip & 2);
+    const bool mirror = flip & 1;
+    switch (args_.out_dtype) {
+      case Dtype::kFloat16: return store_narrow<uint16_t>(rows, end - row, address, step, mirror, Narrow::kFloat16);
+      case Dtype::kBfloat16: return store_narrow<uint16_t>(rows, end - row, address, step, mirror, Narrow::kBfloat16);
+      case Dtype::kUint8: return store_narrow<uint8_t>(rows, end - row, address, step, mirror, Narrow::kUint8);
+      default:
+        kernels_.copy(static_cast<float*>(args_.out) + address, step, rows, end - row, args_.size, padded_, mirror,
+                      stream_);
+    }
+  }
+
+  template <class U>
+  void store_narrow(const float* rows, int count, int64_t address, int64_t step, bool mirror, Narrow type) {
+    U* from = reinterpret_cast<U*>(narrow_.get(int64_t(kRowsAtOnce) * padded_ * int64_t(sizeof(U))));
+    kernels_.narrow(rows, int64_t(count) * padded_, type, from);
+    U* target = static_cast<U*>(args_.out) + address;
+    for (int i = 0; i < count; ++i, target += step, from += padded_)
+      mirror ? std::reverse_copy(from, from + args_.size, target) : std::copy(from, from + args_.size, target);
   }
 };
 
