@@ -6,8 +6,8 @@ CONSTRAINTS := $(CURDIR)/.ci/constraints.txt
 # The GPU that is here, or one architecture just to prove that the CUDA source compiles; releases build all-major.
 ARCHS ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,90)
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*) tests/cuda_on_cpu.h tests/cuda_on_cpu.cpp
-# `make gpu PYTHON_GPU=python3` uses a Python that has torch for CUDA, nvcc and the build tools already.
-PYTHON_GPU ?= $(BIN)/python
+# `PYTHON=python3 make gpu` uses a Python that has torch for CUDA, nvcc and the build tools already; nothing is fetched.
+PYTHON_GPU ?= $(if $(filter environment command,$(word 1,$(origin PYTHON))),$(PYTHON),$(BIN)/python)
 
 .PHONY: demo test test-full lint format bench gpu clean
 
@@ -51,11 +51,13 @@ gpu: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)
 	$(if $(filter-out $(BIN)/python,$(PYTHON_GPU)),LESIONAUG_ARCHS=native LESIONAUG_CUDA=ON LESIONAUG_EMULATION=ON \
 	    $(PYTHON_GPU) -m pip install -q --no-build-isolation --no-deps -e .)
 	LESIONAUG_REQUIRE_CUDA=1 $(PYTHON_GPU) -m pytest -q -m gpu
-	LESIONAUG_REQUIRE_CUDA=1 compute-sanitizer --error-exitcode 1 --tool memcheck \
-	    $(PYTHON_GPU) -m pytest -q -m gpu tests/test_resample.py -k "small or split or bad_values or far" -p no:cacheprovider
-	LESIONAUG_REQUIRE_CUDA=1 compute-sanitizer --error-exitcode 1 --tool racecheck \
-	    $(PYTHON_GPU) -m pytest -q -m gpu tests/test_resample.py -k "split" -p no:cacheprovider
+	for tool in memcheck racecheck initcheck; do \
+	    LESIONAUG_REQUIRE_CUDA=1 compute-sanitizer --error-exitcode 1 --tool $$tool $(PYTHON_GPU) -m pytest -q -m gpu \
+	        tests/test_resample.py tests/test_cuda_tiled.py -k "small or split or bad or far or square or flips" \
+	        -p no:cacheprovider || exit 1; \
+	done
 	$(PYTHON_GPU) -m pytest -q benchmarks -o python_files="bench_*.py" --device cuda -s
+	$(PYTHON_GPU) -m benchmarks.scaling --device cuda
 
 clean:
 	rm -rf $(VENV) build lesionaug-demo
