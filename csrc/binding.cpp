@@ -113,11 +113,11 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
 
   m.def(
       "check_patches",
-      [](const ResampleArgs& args) {
-        const auto [status, index] = check_patches(args);
+      [](const ResampleArgs& args, int threads) {
+        const auto [status, index] = check_patches(args, threads);
         return std::pair<int, int64_t>(int(status), index);
       },
-      "args"_a, Released());
+      "args"_a, "threads"_a, Released());
   m.def("cpu_paths", &cpu_paths);
   m.def("resample_cpu", &resample_cpu, "args"_a, "threads"_a, "path"_a, Released());
   m.def(

@@ -11,7 +11,7 @@
 namespace lesionaug {
 
 // First patch that is not valid and what is wrong with it, or kOk. Reads host memory.
-std::pair<Status, int64_t> check_patches(const ResampleArgs& args);
+std::pair<Status, int64_t> check_patches(const ResampleArgs& args, int threads);
 
 // `path` is one of cpu_paths, or "": the fastest. All give the same to rounding; one gives the same bits however a call
 // is split over threads or calls.

@@ -1,5 +1,6 @@
 // The CPU loops: the workers of tile_worker.h, or resample.h pixel by pixel.
 #include <algorithm>
+#include <atomic>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -75,12 +76,17 @@ std::vector<std::string> cpu_paths() {
   return names;
 }
 
-std::pair<Status, int64_t> check_patches(const ResampleArgs& args) {
-  for (int64_t n = 0; n < args.num_patches; ++n) {
-    const Status status = load_patch(args, n).status;
-    if (status != Status::kOk) return {status, n};
-  }
-  return {Status::kOk, -1};
+std::pair<Status, int64_t> check_patches(const ResampleArgs& args, int threads) {
+  constexpr int64_t kPiece = 2048;  // about as long as it takes to start a thread
+  std::atomic<int64_t> first_bad{args.num_patches};
+  parallel_for(args.num_patches, kPiece, threads, [&](int64_t n) {
+    if (load_patch(args, n).status == Status::kOk) return;
+    int64_t known = first_bad;
+    while (n < known && !first_bad.compare_exchange_weak(known, n)) {
+    }
+  });
+  if (first_bad == args.num_patches) return {Status::kOk, -1};
+  return {load_patch(args, first_bad).status, first_bad};
 }
 
 void resample_cpu(const ResampleArgs& args, int threads, const std::string& path) {

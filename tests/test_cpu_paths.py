@@ -213,3 +213,18 @@ def test_gradients_of_dense_channels(on_path, path):
     expected = on_path("reference", lambda: run(image.detach().double().requires_grad_(), incoming.double()))
     got = on_path(path, lambda: run(image, incoming))
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_first_bad_map_is_named_before_anything_is_written(threads):
+    maps = torch.eye(2, 3).repeat(9000, 1, 1)
+    maps[[8000, 2500, 7000], 0, 0] = float("nan")
+    out = torch.full((9000, 1, 1, 1), 5.0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with pytest.raises(ValueError, match="map of patch 2500 is not finite"):
+            la.resample(torch.ones(1, 1, 4, 4), maps, 1, image_index=torch.zeros(9000, dtype=torch.int64), out=out)
+    finally:
+        torch.set_num_threads(before)
+    assert (out == 5).all()

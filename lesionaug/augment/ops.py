@@ -203,7 +203,8 @@ def _check_values(backend: Any, sources: Sources, size: int, sampling: Sampling,
             return
         maps = [None if tensor is None else tensor.cpu() for tensor in sources.tensors()[1:]]
         sources = Sources(sources.pixels, *maps)  # the check reads no pixels
-    status, n = backend.module.check_patches(_arguments(backend, sources, size, sampling, None))
+    call = _arguments(backend, sources, size, sampling, None)
+    status, n = backend.module.check_patches(call, torch.get_num_threads())
     if status:
         index = int(sources.image_index[n]) if sources.image_index is not None else n
         raise ValueError(_PROBLEMS[status].format(n=n, index=index, last=sources.num_images - 1))
