@@ -111,7 +111,7 @@ def test_margins_lie_on_the_lesions(phantom: PhantomSummary) -> None:
                         elsewhere = np.abs(hu[np.roll(mask, way, axis)] - inside).mean()
                         assert elsewhere > np.abs(hu[mask] - inside).mean() + 10
             else:
-                assert 30 < inside < 175
+                assert 8 < inside < 175  # a metastasis may be dead almost to its boundary
     assert counts == dict(zip(CLASSES, COUNTS, strict=True))
 
 
