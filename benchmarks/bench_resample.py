@@ -6,10 +6,8 @@ import pytest
 import torch
 
 import lesionaug as la
-from benchmarks.rivals import RIVALS, SIZE, Work
-from lesionaug.augment.speed import fold
-
-WINDOW = (-160.0, 240.0)
+from benchmarks.rivals import RIVALS, Work
+from lesionaug.augment.speed import LIKE_TORCH, SIZE, WINDOW, fold
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +36,7 @@ def test_fold_without_antialias(rois, path, timed):
     """Plain bicubic, a = -0.75, replicate: what grid_sample computes."""
     params = params_of(rois)
     out = torch.empty((len(params), 1, SIZE, SIZE), device=rois.device)
-    options = {"a": -0.75, "antialias": False, "border": "replicate"}
-    timed(lambda: la.augment(rois, params, SIZE, out=out, **options), outputs=len(params), size=SIZE)
+    timed(lambda: la.augment(rois, params, SIZE, out=out, **LIKE_TORCH), outputs=len(params), size=SIZE)
 
 
 def test_fold_int16_windowed(device, path, timed):

@@ -70,6 +70,11 @@ def machine(device: torch.device) -> dict[str, object]:
     return {"device": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
+def slug(device_name: object) -> str:
+    """Of a machine's device, for the name of its file of results."""
+    return re.sub(r"[^a-z0-9]+", "-", str(device_name).lower()).strip("-")
+
+
 def source_hash() -> str:
     """SHA-256 over the native sources, so that a result says which code it is of."""
     digest = hashlib.sha256()
@@ -104,9 +109,8 @@ def pytest_sessionfinish(session):
             "gb_per_s_written": info["bytes_written"] / seconds / 1e9,
             **{key: value for key, value in info.items() if key not in ("outputs", "bytes_written")},
         }
-    slug = re.sub(r"[^a-z0-9]+", "-", str(about["device"]).lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{slug}.json"
+    path = RESULTS / f"{slug(about['device'])}.json"
     found = {"lesionaug": la.__version__, "csrc_sha256": source_hash(), **about, "results": rows}
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\n{about['device']}, {about['threads']} threads, torch {about['torch']}")

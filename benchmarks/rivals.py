@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 import lesionaug as la
+from lesionaug.augment.speed import LIKE_TORCH, SIZE, torch_parts
 
-SIZE = 64
 PER_ROTATION = 16  # base, three flips, seven shifts, five scales
 FLIPS = {1: 2, 2: 1, 3: 3}  # place in a rotation -> our flip bits
 
@@ -157,35 +157,13 @@ def _opencv(work: Work, share_flips: bool) -> Any:
     return _processes(work, setup, call)
 
 
-def _grids(work: Work) -> Iterator[tuple[slice, torch.Tensor, Callable[[], torch.Tensor]]]:
-    """(rows, image [1, 1, h, w], the grid of these rows) per lesion."""
-    device = work.rois.device
-    maps = work.params.patch_to_image(work.rois, SIZE)
-    centre = torch.arange(SIZE, device=device) + 0.5
-    points = torch.stack([*torch.meshgrid(centre, centre, indexing="xy"), torch.ones(SIZE, SIZE, device=device)], -1)
-    for i, image in enumerate(work.rois.images):
-        part = slice(work.per_lesion * i, work.per_lesion * (i + 1))
-        scale = torch.tensor([2 / image.shape[1], 2 / image.shape[0]], device=device)
-
-        def grid(part: slice = part, scale: torch.Tensor = scale) -> torch.Tensor:
-            return torch.matmul(points, maps[part].transpose(1, 2)[:, None]) * scale - 1
-
-        yield part, image[None, None], grid
-
-
 @contextmanager
 def _torch(work: Work, given: bool = False) -> Iterator[Callable[[], None]]:
-    parts = [(part, image, grid() if given else None, grid) for part, image, grid in _grids(work)]
+    parts = [(part, part.grid() if given else None) for part in torch_parts(work.rois, work.params)]
 
     def run() -> None:
-        for part, image, ready, grid in parts:
-            work.out[part] = torch.nn.functional.grid_sample(
-                image.expand(work.per_lesion, -1, -1, -1),
-                grid() if ready is None else ready,
-                mode="bicubic",
-                padding_mode="border",
-                align_corners=False,
-            )
+        for part, ready in parts:
+            work.out[part.rows] = part.sample(part.grid() if ready is None else ready)
 
     yield run
 
@@ -343,27 +321,26 @@ def _torch_antialiased(work: Work) -> Iterator[Callable[[], None]]:
     yield run
 
 
-PLAIN = {"antialias": False, "a": -0.75, "border": "replicate"}
 COARSE = "4.x: positions of 1/32 pixel"
 RIVALS = [
-    Rival("OpenCV warpAffine", "cv2", False, PLAIN, 2e-2, 30, lambda w: _opencv(w, False), COARSE),
-    Rival("OpenCV warpAffine + flip", "cv2", False, PLAIN, 2e-2, 30, lambda w: _opencv(w, True), COARSE),
-    Rival("torch grid_sample", "torch", False, PLAIN, 5e-4, 30, _torch, "grids made in the call", cuda=True),
+    Rival("OpenCV warpAffine", "cv2", False, LIKE_TORCH, 2e-2, 30, lambda w: _opencv(w, False), COARSE),
+    Rival("OpenCV warpAffine + flip", "cv2", False, LIKE_TORCH, 2e-2, 30, lambda w: _opencv(w, True), COARSE),
+    Rival("torch grid_sample", "torch", False, LIKE_TORCH, 5e-4, 30, _torch, "grids made in the call", cuda=True),
     Rival(
         "torch grid_sample, grids given",
         "torch",
         False,
-        PLAIN,
+        LIKE_TORCH,
         5e-4,
         30,
         lambda w: _torch(w, given=True),
         "half the work done before",
         cuda=True,
     ),
-    Rival("Kornia warp_affine", "kornia", False, PLAIN, 5e-4, 30, _kornia, cuda=True),
-    Rival("Pillow transform", "PIL", False, {**PLAIN, "a": -1.0}, 5e-4, 4, _pillow, "a = -1"),
-    Rival("scikit-image warp", "skimage", False, {**PLAIN, "a": -0.5}, 5e-4, 1, _skimage),
-    Rival("SciPy affine_transform", "scipy", False, {**PLAIN, "a": -0.5}, None, 2, _scipy, "B-spline"),
+    Rival("Kornia warp_affine", "kornia", False, LIKE_TORCH, 5e-4, 30, _kornia, cuda=True),
+    Rival("Pillow transform", "PIL", False, {**LIKE_TORCH, "a": -1.0}, 5e-4, 4, _pillow, "a = -1"),
+    Rival("scikit-image warp", "skimage", False, {**LIKE_TORCH, "a": -0.5}, 5e-4, 1, _skimage),
+    Rival("SciPy affine_transform", "scipy", False, {**LIKE_TORCH, "a": -0.5}, None, 2, _scipy, "B-spline"),
     Rival("Pillow rotate, then resize", "PIL", True, {"border": "renorm"}, None, 4, _pillow_antialiased, "two passes"),
     Rival(
         "torch grid_sample, then resize",

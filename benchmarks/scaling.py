@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import resource
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,8 @@ import numpy as np
 import torch
 
 import lesionaug as la
-from benchmarks.conftest import machine, source_hash
-from lesionaug.augment.speed import LIKE_TORCH, SIZE, fold
+from benchmarks.conftest import RESULTS, machine, slug, source_hash
+from lesionaug.augment.speed import LIKE_TORCH, SIZE, fold, median_seconds
 
 COUNTS = (1, 4, 16, 64, 256, 1000, 4000, 30000)
 DIAMETERS = (10, 20, 40, 80, 160, 320, 512)  # pixels
@@ -34,7 +31,7 @@ MODES: dict[str, dict[str, Any]] = {"antialiased": {}, "plain": LIKE_TORCH}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long each point is repeated")
     parser.add_argument("--most", type=int, default=max(COUNTS), help="patches of the largest call")
     options = parser.parse_args()
@@ -64,24 +61,11 @@ def main() -> None:
     found["source"] = {name(dtype): point(augment(converted(rois, dtype), some), len(some)) for dtype in SOURCES}
     found["output"] = {name(dtype): point(augment(rois, some, dtype=dtype), len(some)) for dtype in OUTPUTS}
     found["extra_memory_mb"] = extra_memory(augment(rois, params[: options.most]), device)
-    slug = re.sub(r"[^a-z0-9]+", "-", str(found["machine"]["device"]).lower()).strip("-")
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"{slug}-scaling.json"
+    file = options.out / f"{slug(found['machine']['device'])}-scaling.json"
     file.write_text(json.dumps(found, indent=1) + "\n")
     draw(found, file.with_suffix(".png"))
     print(f"written to {file} and {file.with_suffix('.png').name}")
-
-
-def median_seconds(call: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """The median of at least three rounds, the first not counted."""
-    rounds: list[float] = []
-    while len(rounds) < 4 or (sum(rounds) < seconds and len(rounds) < 2000):
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        rounds.append(time.perf_counter() - started)
-    return statistics.median(rounds[1:])
 
 
 def of_diameter(d: int, device: torch.device) -> tuple[la.RoiBatch, la.AugmentationParams]:

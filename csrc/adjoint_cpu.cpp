@@ -36,16 +36,15 @@ class AdjointWorker {
   void run(const int64_t* patches, int64_t count, int c, int64_t height, int64_t width, T* gradient) {
     double* sum = sum_.get(height * width);
     std::fill(sum, sum + height * width, 0.0);
-    std::vector<Job>& jobs = jobs_;
-    jobs.clear();
-    for (int64_t k = 0; k < count; ++k) jobs.push_back(plan_job(args_, patches[k], false));
+    jobs_.clear();
+    for (int64_t k = 0; k < count; ++k) jobs_.push_back(plan_job(args_, patches[k], false));
     for (int64_t k = 0, end; k < count; k = end) {
-      end = end_of_group(jobs, k);
+      end = end_of_group(k);
       if (end == k) {
         by_pixel(patches[k], c, sum);
         end = k + 1;
       } else {
-        by_tiles(jobs.data() + k, patches + k, end - k, c, sum);
+        by_tiles(jobs_.data() + k, patches + k, end - k, c, sum);
       }
     }
     for (int64_t at = 0; at < height * width; ++at) gradient[at] = T(sum[at]);
@@ -75,12 +74,12 @@ class AdjointWorker {
   bool can(const Job& job) const { return std::is_same<T, float>::value && kernels_ && job.fast; }
 
   // How many patches, from k on, are summed up together in float32: a few that lie about each other.
-  int64_t end_of_group(const std::vector<Job>& jobs, int64_t k) const {
+  int64_t end_of_group(int64_t k) const {
     Rectangle all{};
     int64_t end = k, areas = 0;
-    for (; end < int64_t(jobs.size()) && end - k < kSummedInFloat && can(jobs[end]); ++end) {
-      const Rectangle with = areas ? all.with(jobs[end].taps) : jobs[end].taps;
-      areas += jobs[end].taps.area();
+    for (; end < int64_t(jobs_.size()) && end - k < kSummedInFloat && can(jobs_[end]); ++end) {
+      const Rectangle with = areas ? all.with(jobs_[end].taps) : jobs_[end].taps;
+      areas += jobs_[end].taps.area();
       if (end > k && (with.area() > areas || with.area() > kLargestStage)) break;
       all = with;
     }

@@ -19,24 +19,15 @@ void spread_plain(const Tile& t, const float* gradient, float* plane) {
   alignas(64) int32_t offsets[kTileColumns];
   alignas(64) float rest_x[kTileColumns], rest_y[kTileColumns], wx[4 * kTileColumns], down[4][kTileColumns];
   const float a = float(t.a);
-  const auto weigh = [&](F<W> r, F<W>* w) __attribute__((always_inline)) {  // of the distances 1 + r, r, u and 1 + u
-    const F<W> u = 1.0f - r, rr = r * r, uu = u * u;
-    w[0] = (a * r) * uu;
-    w[1] = fma<W>(fma<W>(all<W>(a + 2), r, all<W>(-a - 3)), rr, all<W>(1.0f));
-    w[2] = fma<W>(fma<W>(all<W>(a + 2), u, all<W>(-a - 3)), uu, all<W>(1.0f));
-    w[3] = (a * u) * rr;
-  };
   for (int i = 0; i < t.size; ++i) {
-    Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5), y = split(t.m11 * (i + 0.5) + t.m12 - 0.5);
-    x.whole -= t.origin_x + 1, y.whole -= t.origin_y + 1;  // to the first of the four taps
     for (int j = 0; j < t.padded; j += kTileColumns, gradient += kTileColumns) {
+      place_row<W>(t, i, j, kTileColumns, offsets, rest_x, rest_y);
       for (int k = 0; k < kTileColumns; k += W) {
-        *reinterpret_cast<F<W>*>(rest_y + k) = place_pixels<W>(t, j + k, x, y, offsets + k, rest_x + k);
         F<W> w[4];
-        weigh(*reinterpret_cast<const F<W>*>(rest_y + k), w);
+        four_weights<W>(*reinterpret_cast<const F<W>*>(rest_y + k), a, w);
         for (int q = 0; q < 4; ++q)
           *reinterpret_cast<F<W>*>(down[q] + k) = w[q] * *reinterpret_cast<const F<W>*>(gradient + k);
-        weigh(*reinterpret_cast<const F<W>*>(rest_x + k), w);
+        four_weights<W>(*reinterpret_cast<const F<W>*>(rest_x + k), a, w);
         turn_groups<W>(w[0], w[1], w[2], w[3]);  // w[q]: the four weights of pixel q of every four
         for (int q = 0; q < 4; ++q)
           for (int g = 0; g < W; g += 4)
@@ -61,26 +52,13 @@ void spread_antialiased(const Tile& t, const float* gradient, float* plane) {
   alignas(64) int32_t offsets[kTileColumns];
   alignas(64) float rest_x[kTileColumns], share[kTileColumns];
   alignas(64) float wx[kTileColumns][kTileTaps], wy[kTileTaps][kTileColumns];
-  const float a = float(t.a), step_x = float(1 / t.sigma_x), step_y = float(1 / t.sigma_y);
+  const float a = float(t.a), step_x = float(1 / t.sigma_x);
   F<W> tap;
   for (int k = 0; k < W; ++k) tap[k] = float(k + 1) * step_x - 2.0f;
   const int chunks = kChunks ? kChunks : (t.taps_x + W - 1) / W;
   for (int i = 0; i < t.size; ++i) {
-    Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5 - 2 * t.sigma_x);
-    Split y = split(t.m11 * (i + 0.5) + t.m12 - 0.5 - 2 * t.sigma_y);
-    x.whole -= t.origin_x - 1, y.whole -= t.origin_y - 1;  // to the first tap
     for (int j = 0; j < t.padded; j += kTileColumns, gradient += kTileColumns) {
-      for (int k = 0; k < kTileColumns; k += kWide) {
-        const F<kWide> r = place_pixels<kWide>(t, j + k, x, y, offsets + k, rest_x + k);
-        F<kWide> sum{};
-        for (int tap_y = 0; tap_y < t.taps_y; ++tap_y) {
-          const float from = float(tap_y + 1) * step_y - 2.0f;
-          const F<kWide> w = keys_kernel<kWide>(fma<kWide>(r, all<kWide>(-step_y), all<kWide>(from)), a);
-          *reinterpret_cast<F<kWide>*>(wy[tap_y] + k) = w;
-          sum += w;
-        }
-        *reinterpret_cast<F<kWide>*>(share + k) = sum;
-      }
+      weigh_row<kWide>(t, t.taps_y, i, j, kTileColumns, offsets, rest_x, wy, share);
       asm volatile("" ::: "memory");
       for (int k = 0; k < kTileColumns; k += W) {
         F<W> sums[W];

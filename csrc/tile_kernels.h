@@ -56,6 +56,25 @@ TILE_INLINE F<W> place_pixels(const Tile& t, int column, Split x, Split y, int32
   return along_y;
 }
 
+// Places the `used` pixels of row i from column j on for classic bicubic: their first taps and the rests.
+template <int W>
+TILE_INLINE void place_row(const Tile& t, int i, int j, int used, int32_t* offsets, float* rest_x, float* rest_y) {
+  Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5), y = split(t.m11 * (i + 0.5) + t.m12 - 0.5);
+  x.whole -= t.origin_x + 1, y.whole -= t.origin_y + 1;  // to the first of the four taps
+  for (int k = 0; k < used; k += W)
+    *reinterpret_cast<F<W>*>(rest_y + k) = place_pixels<W>(t, j + k, x, y, offsets + k, rest_x + k);
+}
+
+// Keys' weights of the distances 1 + r, r, u = 1 - r and 1 + u.
+template <int W>
+TILE_INLINE void four_weights(F<W> r, float a, F<W> (&w)[4]) {
+  const F<W> u = 1.0f - r, rr = r * r, uu = u * u;
+  w[0] = (a * r) * uu;
+  w[1] = fma<W>(fma<W>(all<W>(a + 2), r, all<W>(-a - 3)), rr, all<W>(1.0f));
+  w[2] = fma<W>(fma<W>(all<W>(a + 2), u, all<W>(-a - 3)), uu, all<W>(1.0f));
+  w[3] = (a * u) * rr;
+}
+
 // Keys' interpolation along y between r1 and r2, the middle two of four rows: a cubic of the rest. Whether it is worked
 // out in advance or for a pixel does not show in a bit.
 template <int W>
@@ -111,12 +130,9 @@ void sample_plain(const Tile& t, int first, int last, float* rows) {
   alignas(64) float rest_x[kTileColumns], rest_y[kTileColumns];
   const float a = float(t.a);
   for (int i = first; i < last; ++i) {
-    Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5), y = split(t.m11 * (i + 0.5) + t.m12 - 0.5);
-    x.whole -= t.origin_x + 1, y.whole -= t.origin_y + 1;  // to the first of the four taps
     for (int j = 0; j < t.padded; j += kTileColumns, rows += kTileColumns) {
       const int used = t.size - j < kTileColumns ? t.size - j : kTileColumns;
-      for (int k = 0; k < used; k += W)
-        *reinterpret_cast<F<W>*>(rest_y + k) = place_pixels<W>(t, j + k, x, y, offsets + k, rest_x + k);
+      place_row<W>(t, i, j, used, offsets, rest_x, rest_y);
       asm volatile("" ::: "memory");  // or the compiler turns loads of what was just stored into shuffles
       for (int k = 0; k < used; k += W) {
         const F<W> down = *reinterpret_cast<const F<W>*>(rest_y + k);
@@ -125,13 +141,9 @@ void sample_plain(const Tile& t, int first, int last, float* rows) {
         F<W> c2 = four_columns<W, 2, kCoefficients>(t, offsets + k, down, a);
         F<W> c3 = four_columns<W, 3, kCoefficients>(t, offsets + k, down, a);
         turn_groups<W>(c0, c1, c2, c3);
-        // Keys' weights of the distances 1 + r, r, u = 1 - r and 1 + u
-        const F<W> r = *reinterpret_cast<const F<W>*>(rest_x + k), u = 1.0f - r;
-        const F<W> rr = r * r, uu = u * u;
-        const F<W> near = fma<W>(fma<W>(all<W>(a + 2), r, all<W>(-a - 3)), rr, all<W>(1.0f));
-        const F<W> far = fma<W>(fma<W>(all<W>(a + 2), u, all<W>(-a - 3)), uu, all<W>(1.0f));
-        const F<W> outer = fma<W>((a * r) * uu, c0, ((a * u) * rr) * c3);
-        *reinterpret_cast<F<W>*>(rows + k) = fma<W>(near, c1, fma<W>(far, c2, outer));
+        F<W> w[4];
+        four_weights<W>(*reinterpret_cast<const F<W>*>(rest_x + k), a, w);
+        *reinterpret_cast<F<W>*>(rows + k) = fma<W>(w[1], c1, fma<W>(w[2], c2, fma<W>(w[0], c0, w[3] * c3)));
       }
     }
   }
@@ -145,6 +157,27 @@ TILE_INLINE F<W> keys_kernel(F<W> t, float a) {
   const F<W> z = at_least<W>(1.0f - distance, -1.0f), u = at_least<W>(z, 0.0f);
   const F<W> outer = fma<W>(z, all<W>(-a), all<W>(-a)) * fma<W>(z, z, z);
   return fma<W>(fma<W>(all<W>(-2.0f), u, all<W>(3 + 4 * a)), u * u, outer);
+}
+
+// The same for antialiased sampling, and the pixels' weights along y with their sums.
+template <int W>
+TILE_INLINE void weigh_row(const Tile& t, int taps_y, int i, int j, int used, int32_t* offsets, float* rest_x,
+                           float (*wy)[kTileColumns], float* sum_y) {
+  Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5 - 2 * t.sigma_x);
+  Split y = split(t.m11 * (i + 0.5) + t.m12 - 0.5 - 2 * t.sigma_y);
+  x.whole -= t.origin_x - 1, y.whole -= t.origin_y - 1;  // to the first tap
+  const float a = float(t.a), step_y = float(1 / t.sigma_y);
+  for (int k = 0; k < used; k += W) {
+    const F<W> r = place_pixels<W>(t, j + k, x, y, offsets + k, rest_x + k);
+    F<W> sum{};
+    for (int tap_y = 0; tap_y < taps_y; ++tap_y) {
+      const float from = float(tap_y + 1) * step_y - 2.0f;
+      const F<W> w = keys_kernel<W>(fma<W>(r, all<W>(-step_y), all<W>(from)), a);
+      *reinterpret_cast<F<W>*>(wy[tap_y] + k) = w;
+      sum += w;
+    }
+    *reinterpret_cast<F<W>*>(sum_y + k) = sum;
+  }
 }
 
 // The sum of a pixel's rows of W taps, each times its weight (kTileColumns apart); `partial`: of the first `count`
@@ -174,7 +207,7 @@ template <int W, int kWide, int kTapsY, int kChunks, bool kPartial>
 void sample_antialiased(const Tile& t, int first, int last, float* rows) {
   alignas(64) int32_t offsets[kTileColumns];
   alignas(64) float rest_x[kTileColumns], sum_y[kTileColumns], wy[kTileTaps][kTileColumns];
-  const float a = float(t.a), step_x = float(1 / t.sigma_x), step_y = float(1 / t.sigma_y);
+  const float a = float(t.a), step_x = float(1 / t.sigma_x);
   const int taps_y = kTapsY ? kTapsY : t.taps_y;
   F<W> tap;
   for (int k = 0; k < W; ++k) tap[k] = float(k + 1) * step_x - 2.0f;
@@ -182,22 +215,9 @@ void sample_antialiased(const Tile& t, int first, int last, float* rows) {
   I<W> mask;
   for (int k = 0; k < W; ++k) mask[k] = k < tail ? -1 : 0;
   for (int i = first; i < last; ++i) {
-    Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5 - 2 * t.sigma_x);
-    Split y = split(t.m11 * (i + 0.5) + t.m12 - 0.5 - 2 * t.sigma_y);
-    x.whole -= t.origin_x - 1, y.whole -= t.origin_y - 1;  // to the first tap
     for (int j = 0; j < t.padded; j += kTileColumns, rows += kTileColumns) {
       const int used = t.size - j < kTileColumns ? t.size - j : kTileColumns;
-      for (int k = 0; k < used; k += kWide) {
-        const F<kWide> r = place_pixels<kWide>(t, j + k, x, y, offsets + k, rest_x + k);
-        F<kWide> sum{};
-        for (int tap_y = 0; tap_y < taps_y; ++tap_y) {
-          const float from = float(tap_y + 1) * step_y - 2.0f;
-          const F<kWide> w = keys_kernel<kWide>(fma<kWide>(r, all<kWide>(-step_y), all<kWide>(from)), a);
-          *reinterpret_cast<F<kWide>*>(wy[tap_y] + k) = w;
-          sum += w;
-        }
-        *reinterpret_cast<F<kWide>*>(sum_y + k) = sum;
-      }
+      weigh_row<kWide>(t, taps_y, i, j, used, offsets, rest_x, wy, sum_y);
       asm volatile("" ::: "memory");
       for (int k = 0; k < used; k += W) {
         F<W> totals[W], weights[W];

@@ -2,8 +2,6 @@
 // namespace of its own); everything here has internal linkage, for the reason given in tile.h.
 #pragma once
 
-#include <utility>
-
 #include "tile.h"
 
 #if defined(__x86_64__)

@@ -88,7 +88,7 @@ def measure(device: torch.device, seconds: float = 5.0) -> Iterator[Timing]:
     out = torch.zeros((len(params), 1, SIZE, SIZE), device=device)
 
     def timed(name: str, call: Callable[[], Any], patches: int) -> Timing:
-        median = _median_seconds(call, device, seconds)
+        median = median_seconds(call, device, seconds)
         return Timing(name, patches, median, patches * SIZE * SIZE * out.element_size() / median / 1e9)
 
     yield timed("floor: writing the patches", lambda: out.fill_(0.5), len(params))
@@ -101,15 +101,22 @@ def measure(device: torch.device, seconds: float = 5.0) -> Iterator[Timing]:
     yield timed("a batch of 64", lambda: augment(rois, batch, SIZE), 64)
     every_tenth = list(range(0, len(AugmentationPlan()), 10))
     part = AugmentationPlan().sample(rois, seed=0, indices=every_tenth)
-    theirs = out[: len(part)]
-    _grid_sample(rois, part, theirs)
+    parts, theirs = torch_parts(rois, part), out[: len(part)]
+
+    def grid_sample() -> None:
+        for p in parts:
+            theirs[p.rows] = p.sample(p.grid())
+
+    grid_sample()
     difference = float((augment(rois, part, SIZE, **LIKE_TORCH) - theirs).abs().max())
     if not difference <= TOLERANCE:
         raise RuntimeError(f"lesionaug and grid_sample differ by {difference}: not the same computation")
-    yield timed("torch grid_sample, plain bicubic", lambda: _grid_sample(rois, part, theirs), len(part))
+    yield timed("torch grid_sample, plain bicubic", grid_sample, len(part))
 
 
-def _median_seconds(call: Callable[[], Any], device: torch.device, seconds: float) -> float:
+def median_seconds(call: Callable[[], Any], device: torch.device, seconds: float) -> float:
+    """The median of at least three rounds, the device awaited; a first one is not counted."""
+
     def once() -> float:
         started = time.perf_counter()
         call()
@@ -124,21 +131,38 @@ def _median_seconds(call: Callable[[], Any], device: torch.device, seconds: floa
     return statistics.median(rounds)
 
 
-def _grid_sample(rois: RoiBatch, params: AugmentationParams, out: Tensor) -> None:
-    """The same patches by torch, one call for each lesion; rows are lesion-major."""
-    device = rois.device
+@dataclass(frozen=True)
+class TorchPart:
+    """The patches of one lesion as `grid_sample` makes them.
+
+    Attributes:
+        rows: Which patches these are; rows are lesion-major, equally many for each lesion.
+        image: [1, 1, height, width].
+        maps: float32 [n, 2, 3], `patch_to_image`.
+    """
+
+    rows: slice
+    image: Tensor
+    maps: Tensor
+
+    def grid(self) -> Tensor:
+        """Where each patch pixel looks, in shares of the image, [n, 64, 64, 2]."""
+        device, (height, width) = self.image.device, self.image.shape[2:]
+        centre = torch.arange(SIZE, device=device) + 0.5
+        across, down = torch.meshgrid(centre, centre, indexing="xy")
+        points = torch.stack([across, down, torch.ones_like(across)], -1)
+        scale = torch.tensor([2 / width, 2 / height], device=device)
+        return torch.matmul(points, self.maps.transpose(1, 2)[:, None]) * scale - 1
+
+    def sample(self, grid: Tensor) -> Tensor:
+        """The patches [n, 1, 64, 64], plain bicubic."""
+        image = self.image.expand(len(self.maps), -1, -1, -1)
+        return torch.nn.functional.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)
+
+
+def torch_parts(rois: RoiBatch, params: AugmentationParams) -> list[TorchPart]:
+    """The work of `params` for `grid_sample`, one call for each lesion."""
     maps = params.patch_to_image(rois, SIZE)
-    centre = torch.arange(SIZE, device=device) + 0.5
-    points = torch.stack([*torch.meshgrid(centre, centre, indexing="xy"), torch.ones(SIZE, SIZE, device=device)], -1)
     per_lesion = len(params) // len(rois)
-    for i, image in enumerate(rois.images):
-        part = slice(per_lesion * i, per_lesion * (i + 1))
-        scale = torch.tensor([2 / image.shape[1], 2 / image.shape[0]], device=device)
-        grid = torch.matmul(points, maps[part].transpose(1, 2)[:, None]) * scale - 1
-        out[part] = torch.nn.functional.grid_sample(
-            image[None, None].expand(per_lesion, -1, -1, -1),
-            grid,
-            mode="bicubic",
-            padding_mode="border",
-            align_corners=False,
-        )
+    rows = [slice(per_lesion * i, per_lesion * (i + 1)) for i in range(len(rois))]
+    return [TorchPart(part, image[None, None], maps[part]) for part, image in zip(rows, rois.images, strict=True)]
