@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(CURDIR)/.ci/constraints.txt
 # The GPU that is here, or one architecture just to prove that the CUDA source compiles; releases build all-major.
 ARCHS ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,90)
-NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*) tests/cuda_on_cpu.h tests/cuda_on_cpu.cpp
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*) tests/cuda_on_cpu.h tests/cuda_on_cpu.cpp \
+    $(wildcard benchmarks/results/nvidia-*.json)
 # `PYTHON=python3 make gpu` uses a Python that has torch for CUDA, nvcc and the build tools already; nothing is fetched.
 PYTHON_GPU ?= $(if $(filter environment command,$(word 1,$(origin PYTHON))),$(PYTHON),$(BIN)/python)
 
@@ -42,9 +43,17 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i csrc/* tests/cuda_on_cpu.*
 
-bench: $(VENV)/.installed
+# What we are measured against; OpenCV's 4.x line beside the 5.x that is installed.
+$(VENV)/.bench: $(VENV)/.installed
+	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target $(VENV)/opencv-4 \
+	    "opencv-python-headless>=4.14,<5"
+	touch $@
+
+bench: $(VENV)/.bench
 	$(BIN)/python -m pytest -q benchmarks -o python_files="bench_*.py" --benchmark-columns=median,min,max -s
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.table README.md
 
 # Fails without a GPU. Writes benchmarks/results/<device>.json.
 gpu: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)

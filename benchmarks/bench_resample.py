@@ -7,6 +7,8 @@ import torch
 
 import lesionaug as la
 from benchmarks.rivals import RIVALS, Work
+from benchmarks.sources import TOLERANCE
+from lesionaug.augment import native
 from lesionaug.augment.speed import LIKE_TORCH, SIZE, WINDOW, fold
 
 
@@ -19,11 +21,24 @@ def params_of(rois):
     return la.AugmentationPlan().sample(rois, seed=0)
 
 
-def test_fold_antialiased(rois, path, timed):
+def against_plain(rois, params, path, monkeypatch, **options):
+    """How far an implementation on the GPU is from the plain one, for benchmarks/sources.py."""
+    if path != "tiled":
+        return {}
+    tiled = la.augment(rois, params, SIZE, **options)
+    with monkeypatch.context() as changed:
+        changed.setattr(native.backend(rois.device), "path", "plain")
+        difference = float((tiled - la.augment(rois, params, SIZE, **options)).abs().max())
+    assert difference <= TOLERANCE * max(1.0, float(rois.packed.pixels.max() - rois.packed.pixels.min()))
+    return {"difference": difference}
+
+
+def test_fold_antialiased(rois, path, timed, monkeypatch):
     """The default: antialiased, a = -0.5, float32."""
     params = params_of(rois)
     out = torch.empty((len(params), 1, SIZE, SIZE), device=rois.device)
-    timed(lambda: la.augment(rois, params, SIZE, out=out), outputs=len(params), size=SIZE)
+    about = against_plain(rois, params, path, monkeypatch)
+    timed(lambda: la.augment(rois, params, SIZE, out=out), outputs=len(params), size=SIZE, **about)
 
 
 def test_fold_antialiased_fresh_output(rois, path, timed):
@@ -32,11 +47,18 @@ def test_fold_antialiased_fresh_output(rois, path, timed):
     timed(lambda: la.augment(rois, params, SIZE), outputs=len(params), size=SIZE)
 
 
-def test_fold_without_antialias(rois, path, timed):
+def test_fold_without_antialias(rois, path, timed, monkeypatch):
     """Plain bicubic, a = -0.75, replicate: what grid_sample computes."""
     params = params_of(rois)
     out = torch.empty((len(params), 1, SIZE, SIZE), device=rois.device)
-    timed(lambda: la.augment(rois, params, SIZE, out=out, **LIKE_TORCH), outputs=len(params), size=SIZE)
+    about = against_plain(rois, params, path, monkeypatch, **LIKE_TORCH)
+    timed(lambda: la.augment(rois, params, SIZE, out=out, **LIKE_TORCH), outputs=len(params), size=SIZE, **about)
+
+
+def test_fold_without_antialias_fresh_output(rois, path, timed):
+    """As above with the output allocated by the call."""
+    params = params_of(rois)
+    timed(lambda: la.augment(rois, params, SIZE, **LIKE_TORCH), outputs=len(params), size=SIZE)
 
 
 def test_fold_int16_windowed(device, path, timed):
@@ -47,16 +69,15 @@ def test_fold_int16_windowed(device, path, timed):
     timed(lambda: la.augment(rois, params, SIZE, window=WINDOW, out=out), outputs=len(params), size=SIZE)
 
 
-def test_batch_of_64(rois, path, timed):
-    """One batch of a training loop."""
-    params = params_of(rois)[:64]
-    timed(lambda: la.augment(rois, params, SIZE), outputs=64, size=SIZE)
-
-
-def test_plan(rois, timed):
-    """Drawing the parameters of the fold."""
-    plan = la.AugmentationPlan()
-    timed(lambda: plan.sample(rois, seed=0), outputs=len(rois) * len(plan), size=0)
+@pytest.mark.parametrize("order", ["first", "shuffled"])
+@pytest.mark.parametrize("into", ["fresh", "out"])
+def test_batch_of_64(rois, path, timed, order, into):
+    """One batch of a training loop: the first rows, which are of one lesion, or any."""
+    params = params_of(rois)
+    chosen = torch.randperm(len(params), generator=torch.Generator().manual_seed(0)) if order == "shuffled" else None
+    batch = params[:64] if chosen is None else params[chosen[:64].to(rois.device)]
+    out = torch.empty((64, 1, SIZE, SIZE), device=rois.device) if into == "out" else None
+    timed(lambda: la.augment(rois, batch, SIZE, out=out), outputs=64, size=SIZE)
 
 
 @pytest.mark.parametrize("rival", RIVALS, ids=lambda rival: rival.name)
@@ -71,7 +92,16 @@ def test_rival(rois, timed, rival):
         run()
         difference = float((la.augment(rois, work.params, SIZE, **rival.ours) - work.out).abs().max())
         assert rival.tolerance is None or difference < rival.tolerance, "not the same computation"
-        timed(run, outputs=len(work.params), size=SIZE, difference=difference, version=rival.version, note=rival.note)
+        timed(
+            run,
+            outputs=len(work.params),
+            size=SIZE,
+            antialias=rival.antialias,
+            equal=rival.tolerance is not None,
+            difference=difference,
+            version=rival.version,
+            note=rival.note,
+        )
 
 
 def test_floor_writing_the_output(rois, timed):

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import datetime
 import json
 import os
 import platform
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 import lesionaug as la
+from benchmarks.rivals import RIVALS
+from benchmarks.sources import RESULTS, cuda_hash, source_hash
+from benchmarks.table import FLOOR, text
 from lesionaug.augment import native
-
-RESULTS = Path(__file__).parent / "results"
-SOURCES = Path(__file__).parent.parent / "csrc"
 
 
 def pytest_addoption(parser):
@@ -75,12 +76,15 @@ def slug(device_name: object) -> str:
     return re.sub(r"[^a-z0-9]+", "-", str(device_name).lower()).strip("-")
 
 
-def source_hash() -> str:
-    """SHA-256 over the native sources, so that a result says which code it is of."""
-    digest = hashlib.sha256()
-    for file in sorted(SOURCES.iterdir()):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+def commit() -> str:
+    """Of the checkout, "+" behind it where something was changed since; "" outside one."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "..") else "")
 
 
 def _cpu_name() -> str:
@@ -96,7 +100,8 @@ def pytest_sessionfinish(session):
     benchmarks = getattr(getattr(session.config, "_benchmarksession", None), "benchmarks", [])
     if not benchmarks:
         return
-    about = machine(torch.device(session.config.getoption("--device")))
+    device = torch.device(session.config.getoption("--device"))
+    about = machine(device)
     rows = {}
     for entry in benchmarks:
         info = dict(entry.extra_info)
@@ -109,11 +114,25 @@ def pytest_sessionfinish(session):
             "gb_per_s_written": info["bytes_written"] / seconds / 1e9,
             **{key: value for key, value in info.items() if key not in ("outputs", "bytes_written")},
         }
+    found = {
+        "lesionaug": la.__version__,
+        "csrc_sha256": source_hash(),
+        "cuda_sha256": cuda_hash() if device.type == "cuda" else None,  # what ran
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        **about,
+        "rivals_missing": sorted({rival.name for rival in RIVALS if not rival.installed}),
+        "results": rows,
+    }
+    print(f"\n{about['device']}, {about['threads']} threads, torch {about['torch']}\n")
+    if FLOOR in rows:
+        print(text(found) + "\n")
+    for name, row in rows.items():
+        print(f"{name:44} {row['median_s'] * 1e3:10.2f} ms {row['outputs_per_s']:12,.0f} outputs/s")
+    if session.testsfailed or session.config.option.keyword:
+        print("not written to benchmarks/results: this was a part, or something failed")
+        return
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{slug(about['device'])}.json"
-    found = {"lesionaug": la.__version__, "csrc_sha256": source_hash(), **about, "results": rows}
     path.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"\n{about['device']}, {about['threads']} threads, torch {about['torch']}")
-    for name, row in rows.items():
-        print(f"{name:32} {row['median_s'] * 1e3:10.1f} ms {row['outputs_per_s']:12,.0f} outputs/s")
     print(f"written to benchmarks/results/{path.name}")

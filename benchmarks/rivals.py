@@ -7,13 +7,15 @@ are made from the base patch where the library has a flip, as ours are.
 
 from __future__ import annotations
 
-import importlib
+import importlib.metadata
 import importlib.util
 import itertools
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ import torch
 import lesionaug as la
 from lesionaug.augment.speed import LIKE_TORCH, SIZE, torch_parts
 
+# Where `make bench` puts an OpenCV of the 4.x line, so that both lines are timed in one run, each in its processes.
+OPENCV_4 = Path(__file__).parent.parent / ".venv" / "opencv-4"
 PER_ROTATION = 16  # base, three flips, seven shifts, five scales
 FLIPS = {1: 2, 2: 1, 3: 3}  # place in a rotation -> our flip bits
 
@@ -65,6 +69,7 @@ class Rival:
     Attributes:
         name: As in the table.
         module: What must be importable.
+        package: Its distribution, whose version is noted.
         antialias: Whether it is compared with the antialiased or the plain fold.
         ours: Options under which `la.augment` computes the same thing.
         tolerance: Largest difference allowed, in parts of the range; None: it computes something else.
@@ -72,10 +77,12 @@ class Rival:
         make: From the work to a context that gives the call to time.
         note: What differs.
         cuda: Whether it runs on a GPU too.
+        folder: Where the package lies when it is not the one installed.
     """
 
     name: str
     module: str
+    package: str
     antialias: bool
     ours: dict[str, Any]
     tolerance: float | None
@@ -83,14 +90,16 @@ class Rival:
     make: Callable[[Work], Any]
     note: str = ""
     cuda: bool = False
+    folder: Path | None = None
 
     @property
     def installed(self) -> bool:
-        return importlib.util.find_spec(self.module) is not None
+        return self.folder.exists() if self.folder else importlib.util.find_spec(self.module) is not None
 
     @property
     def version(self) -> str:
-        return str(getattr(importlib.import_module(self.module), "__version__", "?"))
+        path = [str(self.folder)] if self.folder else sys.path
+        return next(iter(importlib.metadata.distributions(name=self.package, path=path))).version
 
 
 def _worker(pipe: Any, setup: Callable[[], Any], call: Callable[[Any, int, int], None], first: int, last: int) -> None:
@@ -128,13 +137,15 @@ def _processes(
             process.join(10)
 
 
-def _opencv(work: Work, share_flips: bool) -> Any:
+def _opencv(work: Work, share_flips: bool, folder: Path | None = None) -> Any:
     images = [image.numpy() for image in work.rois.images]
     maps = work.matrices()
     maps[:, :, 2] += maps[:, :, 0] / 2 + maps[:, :, 1] / 2 - 0.5  # OpenCV's points are pixel centres
     out = work.out[:, 0].numpy()
 
     def setup() -> Any:
+        if folder:
+            sys.path.insert(0, str(folder))
         import cv2
 
         cv2.setNumThreads(1)
@@ -321,13 +332,27 @@ def _torch_antialiased(work: Work) -> Iterator[Callable[[], None]]:
     yield run
 
 
-COARSE = "4.x: positions of 1/32 pixel"
+CV = "opencv-python-headless"
+COARSE = "positions of 1/32 pixel"
 RIVALS = [
-    Rival("OpenCV warpAffine", "cv2", False, LIKE_TORCH, 2e-2, 30, lambda w: _opencv(w, False), COARSE),
-    Rival("OpenCV warpAffine + flip", "cv2", False, LIKE_TORCH, 2e-2, 30, lambda w: _opencv(w, True), COARSE),
-    Rival("torch grid_sample", "torch", False, LIKE_TORCH, 5e-4, 30, _torch, "grids made in the call", cuda=True),
+    Rival("OpenCV warpAffine", "cv2", CV, False, LIKE_TORCH, 2e-2, 30, lambda w: _opencv(w, False)),
+    Rival("OpenCV warpAffine + flip", "cv2", CV, False, LIKE_TORCH, 2e-2, 30, lambda w: _opencv(w, True)),
+    Rival(
+        "OpenCV 4 warpAffine + flip",
+        "cv2",
+        CV,
+        False,
+        LIKE_TORCH,
+        2e-2,
+        30,
+        lambda w: _opencv(w, True, OPENCV_4),
+        COARSE,
+        folder=OPENCV_4,
+    ),
+    Rival("torch grid_sample", "torch", "torch", False, LIKE_TORCH, 5e-4, 30, _torch, cuda=True),
     Rival(
         "torch grid_sample, grids given",
+        "torch",
         "torch",
         False,
         LIKE_TORCH,
@@ -337,20 +362,31 @@ RIVALS = [
         "half the work done before",
         cuda=True,
     ),
-    Rival("Kornia warp_affine", "kornia", False, LIKE_TORCH, 5e-4, 30, _kornia, cuda=True),
-    Rival("Pillow transform", "PIL", False, {**LIKE_TORCH, "a": -1.0}, 5e-4, 4, _pillow, "a = -1"),
-    Rival("scikit-image warp", "skimage", False, {**LIKE_TORCH, "a": -0.5}, 5e-4, 1, _skimage),
-    Rival("SciPy affine_transform", "scipy", False, {**LIKE_TORCH, "a": -0.5}, None, 2, _scipy, "B-spline"),
-    Rival("Pillow rotate, then resize", "PIL", True, {"border": "renorm"}, None, 4, _pillow_antialiased, "two passes"),
+    Rival("Kornia warp_affine", "kornia", "kornia", False, LIKE_TORCH, 5e-4, 30, _kornia, cuda=True),
+    Rival("Pillow transform", "PIL", "pillow", False, {**LIKE_TORCH, "a": -1.0}, 5e-4, 4, _pillow, "a = -1"),
+    Rival("scikit-image warp", "skimage", "scikit-image", False, {**LIKE_TORCH, "a": -0.5}, 5e-4, 1, _skimage),
+    Rival("SciPy affine_transform", "scipy", "scipy", False, {**LIKE_TORCH, "a": -0.5}, None, 2, _scipy, "B-spline"),
+    Rival(
+        "Pillow rotate, then resize",
+        "PIL",
+        "pillow",
+        True,
+        {"border": "renorm"},
+        None,
+        4,
+        _pillow_antialiased,
+        "two resamples",
+    ),
     Rival(
         "torch grid_sample, then resize",
+        "torch",
         "torch",
         True,
         {"border": "renorm"},
         None,
         4,
         _torch_antialiased,
-        "two passes, whole-pixel crops",
+        "two resamples, whole-pixel crops",
         cuda=True,
     ),
 ]

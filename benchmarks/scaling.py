@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 import lesionaug as la
-from benchmarks.conftest import RESULTS, machine, slug, source_hash
+from benchmarks.conftest import machine, slug
+from benchmarks.sources import RESULTS, source_hash
 from lesionaug.augment.speed import LIKE_TORCH, SIZE, fold, median_seconds
 
 COUNTS = (1, 4, 16, 64, 256, 1000, 4000, 30000)

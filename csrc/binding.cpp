@@ -21,8 +21,8 @@ T* at(uintptr_t address) {
 ResampleArgs resample_args(uintptr_t pixels, int pixel_dtype, uintptr_t offsets, uintptr_t sizes, int64_t num_images,
                            int channels, int height, int width, int64_t num_patches, uintptr_t image_index,
                            uintptr_t flip, uintptr_t matrix, bool matrix_is_double, uintptr_t centers,
-                           uintptr_t spacing, uintptr_t angle, uintptr_t shift, uintptr_t side, int size,
-                           bool antialias, int border, double a, double fill,
+                           uintptr_t spacing, uintptr_t angle, uintptr_t shift, uintptr_t side, uintptr_t rows,
+                           std::optional<PlanArgs> plan, int size, bool antialias, int border, double a, double fill,
                            std::optional<std::pair<double, double>> window, std::pair<double, double> out_range,
                            uintptr_t out, int out_dtype) {
   ResampleArgs args{};
@@ -44,6 +44,8 @@ ResampleArgs resample_args(uintptr_t pixels, int pixel_dtype, uintptr_t offsets,
   args.angle = at<float>(angle);
   args.shift = at<float>(shift);
   args.side = at<float>(side);
+  args.rows = at<int64_t>(rows);
+  if (plan) args.plan = *plan;
   args.size = size;
   args.antialias = antialias;
   args.border = Border(border);
@@ -59,21 +61,16 @@ ResampleArgs resample_args(uintptr_t pixels, int pixel_dtype, uintptr_t offsets,
   return args;
 }
 
-PlanArgs plan_args(uint64_t seed, int64_t num_rois, int64_t num_rows, int64_t num_indices, uintptr_t lesion_keys,
-                   uintptr_t diameters, uintptr_t lesions, uintptr_t indices, bool index_per_row, int n_rot, int n_flip,
+PlanArgs plan_args(uint64_t seed, int64_t num_rois, uintptr_t lesion_keys, uintptr_t diameters, int n_rot, int n_flip,
                    int n_trans, int n_scale, double max_angle, double base_side, double shift_fraction,
-                   double max_shift, double scale_low, double scale_span, uintptr_t roi, uintptr_t angle,
+                   double max_shift, double scale_low, double scale_span, int64_t num_rows, int64_t num_indices,
+                   uintptr_t lesions, uintptr_t indices, bool index_per_row, uintptr_t roi, uintptr_t angle,
                    uintptr_t flip, uintptr_t shift, uintptr_t side) {
   PlanArgs args{};
   args.seed = seed;
   args.num_rois = num_rois;
-  args.num_rows = num_rows;
-  args.num_indices = num_indices;
   args.lesion_keys = at<int64_t>(lesion_keys);
   args.diameters = at<float>(diameters);
-  args.lesions = at<int64_t>(lesions);
-  args.indices = at<int64_t>(indices);
-  args.index_per_row = index_per_row;
   args.n_rot = n_rot;
   args.n_flip = n_flip;
   args.n_trans = n_trans;
@@ -84,6 +81,11 @@ PlanArgs plan_args(uint64_t seed, int64_t num_rois, int64_t num_rows, int64_t nu
   args.max_shift = max_shift;
   args.scale_low = scale_low;
   args.scale_span = scale_span;
+  args.num_rows = num_rows;
+  args.num_indices = num_indices;
+  args.lesions = at<int64_t>(lesions);
+  args.indices = at<int64_t>(indices);
+  args.index_per_row = index_per_row;
   args.roi = at<int64_t>(roi);
   args.angle = at<float>(angle);
   args.flip = at<uint8_t>(flip);
@@ -100,16 +102,25 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
   m.doc() = "Native kernels of lesionaug; private, use the functions of the package.";
 
   // module_local: the tests load an emulated twin of this module beside it.
+  py::class_<PlanArgs>(m, "PlanArgs", py::module_local())
+      .def(py::init(&plan_args), py::kw_only(), "seed"_a, "num_rois"_a, "lesion_keys"_a, "diameters"_a, "n_rot"_a,
+           "n_flip"_a, "n_trans"_a, "n_scale"_a, "max_angle"_a, "base_side"_a, "shift_fraction"_a, "max_shift"_a,
+           "scale_low"_a, "scale_span"_a, "num_rows"_a = 0, "num_indices"_a = 0, "lesions"_a = 0, "indices"_a = 0,
+           "index_per_row"_a = false, "roi"_a = 0, "angle"_a = 0, "flip"_a = 0, "shift"_a = 0, "side"_a = 0);
   py::class_<ResampleArgs>(m, "ResampleArgs", py::module_local())
       .def(py::init(&resample_args), py::kw_only(), "pixels"_a, "pixel_dtype"_a, "offsets"_a, "sizes"_a, "num_images"_a,
            "channels"_a, "height"_a, "width"_a, "num_patches"_a, "image_index"_a, "flip"_a, "matrix"_a,
-           "matrix_is_double"_a, "centers"_a, "spacing"_a, "angle"_a, "shift"_a, "side"_a, "size"_a, "antialias"_a,
-           "border"_a, "a"_a, "fill"_a, "window"_a, "out_range"_a, "out"_a, "out_dtype"_a);
-  py::class_<PlanArgs>(m, "PlanArgs", py::module_local())
-      .def(py::init(&plan_args), py::kw_only(), "seed"_a, "num_rois"_a, "num_rows"_a, "num_indices"_a, "lesion_keys"_a,
-           "diameters"_a, "lesions"_a, "indices"_a, "index_per_row"_a, "n_rot"_a, "n_flip"_a, "n_trans"_a, "n_scale"_a,
-           "max_angle"_a, "base_side"_a, "shift_fraction"_a, "max_shift"_a, "scale_low"_a, "scale_span"_a, "roi"_a,
-           "angle"_a, "flip"_a, "shift"_a, "side"_a);
+           "matrix_is_double"_a, "centers"_a, "spacing"_a, "angle"_a, "shift"_a, "side"_a, "rows"_a, "plan"_a, "size"_a,
+           "antialias"_a, "border"_a, "a"_a, "fill"_a, "window"_a, "out_range"_a, "out"_a, "out_dtype"_a)
+      .def(
+          "of_rows",  // the same call for other rows of its plan
+          [](ResampleArgs args, uintptr_t rows, int64_t num_patches, uintptr_t out) {
+            args.rows = at<int64_t>(rows);
+            args.num_patches = num_patches;
+            args.out = at<void>(out);
+            return args;
+          },
+          "rows"_a, "num_patches"_a, "out"_a);
 
   m.def(
       "check_patches",
@@ -170,6 +181,7 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
       "seed"_a, "counters"_a, "words"_a, "count"_a, "stream"_a, Released());
 #endif
 
-  m.attr("cuda_archs") = std::string(LESIONAUG_CUDA_ARCHS);  // empty: built without CUDA
+  m.attr("cuda_archs") = std::string(LESIONAUG_CUDA_ARCHS);        // empty: built without CUDA
+  m.attr("cuda_verified") = std::string(LESIONAUG_CUDA_VERIFIED);  // the GPU and commit, empty: on none yet
   m.attr("compiler") = std::string(LESIONAUG_COMPILER);
 }

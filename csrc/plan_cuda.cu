@@ -9,7 +9,9 @@ constexpr int kRowsPerBlock = 256;
 
 __global__ void sample_plan_kernel(const PlanArgs args) {
   const int64_t row = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (row < args.num_rows) sample_row(args, row);
+  if (row >= args.num_rows) return;
+  const PlanRow wanted = plan_row(args, row);
+  store_row(args, row, wanted.lesion, draw(args, wanted.lesion, wanted.k));
 }
 
 __global__ void philox_kernel(uint64_t seed, const int64_t* counters, int64_t* words, int64_t count) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "geometry.h"
+#include "plan.h"
 
 namespace lesionaug {
 
@@ -20,7 +21,7 @@ struct ResampleArgs {
   int64_t num_images;
   int32_t channels, height, width;
   Dtype pixel_dtype;
-  // The maps: matrices, or lesions with their parameters.
+  // The maps: matrices, lesions with their parameters, or lesions whose parameters are drawn on the way.
   int64_t num_patches;
   const int64_t* image_index;  // [num_patches], or null: 0, 1, 2, ...
   const uint8_t* flip;         // [num_patches], or null: no flips
@@ -31,6 +32,8 @@ struct ResampleArgs {
   const float* angle;     // [num_patches] degrees
   const float* shift;     // [num_patches, 2]
   const float* side;      // [num_patches]
+  const int64_t* rows;    // [num_patches] lesion x 2^32 + augmentation, or null
+  PlanArgs plan;          // where `rows` is given; what it says of rows is not used
   // How to sample.
   int32_t size;
   int32_t antialias;
@@ -56,7 +59,7 @@ LA_HD bool finite(double value) { return value - value == 0; }
 
 LA_HD Patch load_patch(const ResampleArgs& args, int64_t n) {
   Patch p{};
-  p.image = args.image_index ? args.image_index[n] : n;
+  p.image = args.rows ? args.rows[n] >> 32 : args.image_index ? args.image_index[n] : n;
   if (p.image < 0 || p.image >= args.num_images) {
     p.status = Status::kIndexOutOfRange;
     return p;
@@ -73,14 +76,17 @@ LA_HD Patch load_patch(const ResampleArgs& args, int64_t n) {
     const float* row = static_cast<const float*>(args.matrix) + 6 * n;
     m = {row[0], row[1], row[2], row[3], row[4], row[5]};
   } else {
+    const Draw drawn = args.rows ? draw(args.plan, p.image, args.rows[n] & 0xFFFFFFFF)
+                                 : Draw{args.angle[n], args.shift[2 * n], args.shift[2 * n + 1], args.side[n], p.flip};
+    p.flip = drawn.flip;
     const double* center = args.centers + 2 * p.image;
     const double* spacing = args.spacing ? args.spacing + 2 * p.image : nullptr;
-    if (!finite(args.angle[n])) {
+    if (!finite(drawn.angle)) {
       p.status = Status::kNotFinite;
       return p;
     }
-    m = place({center[0], center[1], spacing ? spacing[0] : 1.0, spacing ? spacing[1] : 1.0, args.angle[n], p.flip,
-               args.shift[2 * n], args.shift[2 * n + 1], args.side[n]},
+    m = place({center[0], center[1], spacing ? spacing[0] : 1.0, spacing ? spacing[1] : 1.0, drawn.angle, p.flip,
+               drawn.shift_x, drawn.shift_y, drawn.side},
               args.size);
   }
   // No patch point may overflow: this also catches every entry that is not finite itself.

@@ -112,6 +112,14 @@ def _build() -> list[Finding]:
         return [Finding("kernels", "fail", f"cannot be imported: {error}", "pip install .")]
     built = f"CUDA for {_native.cuda_archs}" if _native.cuda_archs else "no CUDA"
     findings = [Finding("kernels", "ok", f"CPU and {built}, {_native.compiler}")]
+    if _native.cuda_archs:
+        if _native.cuda_verified:
+            findings.append(Finding("CUDA", "ok", f"CUDA verified on {_native.cuda_verified}"))
+        else:
+            fix = "run `make gpu` in a checkout on this machine and send its result file to the developers"
+            here = torch.cuda.is_available()
+            detail = "CUDA unverified: these kernels have not been shown right on a GPU yet; the plain ones are taken"
+            findings.append(Finding("CUDA", "warn" if here else "ok", detail, fix if here else ""))
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         if _native.cuda_archs:

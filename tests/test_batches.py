@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 import lesionaug as la
+from lesionaug.augment.execute import PlannedAugmentation
 from tests import reference
+from tests.conftest import DEVICES, TILED_DEVICES, open_device
+
+
+@pytest.fixture(params=DEVICES + TILED_DEVICES)
+def device(request, monkeypatch):
+    return open_device(request.param, monkeypatch)
 
 
 def make(device, batch_size=7, seed=3, plan=None, **options):
@@ -90,6 +98,85 @@ def test_a_state_of_other_batches_is_refused(change):
         make("cpu", **change).load_state_dict(make("cpu").state_dict())
 
 
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.uint8, "size": 12, "border": "constant", "fill": -300.0}])
+def test_rows_are_drawn_and_augmented_as_one_after_the_other(device, options):
+    rois, plan = make(device).rois, la.AugmentationPlan(n_rot=3)
+    spaced = la.RoiBatch.from_images(rois.images, rois.centers, rois.diameters, spacing_mm=[[0.7, 0.8]] * 3)
+    options = {"size": 16, "window": (-160, 240)} | options
+    for lesions in (rois, spaced):
+        params = plan.sample(lesions, seed=2**40 + 1)
+        order = torch.randperm(len(params), generator=torch.Generator().manual_seed(1)).to(device)
+        rows = (order // len(plan) << 32) + order % len(plan)
+        got = PlannedAugmentation(lesions, plan, seed=2**40 + 1, **options)(rows)
+        assert torch.equal(got, la.augment(lesions, params, **options)[order])
+
+
+def test_rows_that_do_not_exist_are_nan(device):
+    rois = make(device).rois
+    plan = la.AugmentationPlan(n_rot=1)
+    rows = torch.tensor([-1, 3 << 32, 2**62, -(2**62), len(plan), 5], device=device)
+    x = PlannedAugmentation(rois, plan, size=8)(rows)
+    assert x[:5].isnan().all()
+    assert torch.equal(x[5:], la.augment(rois, plan.sample(rois), size=8)[5:6])
+    assert PlannedAugmentation(rois, plan, size=8)(rows[:0]).shape == (0, 1, 8, 8)
+
+
+def test_a_lesion_too_large_for_a_patch_of_the_plan_is_named_at_once():
+    rois = make("cpu").rois
+    huge = la.RoiBatch.from_images(rois.images, rois.centers, [9, 1000, 9])
+    with pytest.raises(ValueError, match="patch 1 spans more than 256"):
+        la.AugmentedBatches(huge, la.AugmentationPlan(), size=8)
+    assert next(la.AugmentedBatches(huge, la.AugmentationPlan(), size=8, antialias=False))[0].isfinite().all()
+
+
+def test_pixels_that_require_gradients_are_refused():
+    image = torch.rand(20, 20, requires_grad=True)
+    rois = la.RoiBatch.from_images([image], [[10, 10]], [8])
+    with pytest.raises(ValueError, match="require gradients"):
+        la.AugmentedBatches(rois, la.AugmentationPlan())
+
+
+class FakeStream:
+    """Stands in for a CUDA stream: nothing is asynchronous, what is asked of it is written down."""
+
+    def __init__(self):
+        self.calls = []
+
+    def wait_stream(self, other):
+        self.calls.append("wait")
+
+    def wait_event(self, event):
+        self.calls.append(event)
+
+    def record_event(self):
+        self.calls.append("record")
+        return f"event {self.calls.count('record')}"
+
+
+def test_batches_made_ahead_are_the_same_and_are_waited_for(monkeypatch):
+    """The logic of prefetching; tests/test_cuda.py has the rest."""
+    current, aside = FakeStream(), FakeStream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: current.calls.append("keep"))
+    expected = list(itertools.islice(make("cpu"), 12))
+    batches = make("cpu")
+    batches._stream = aside
+    state = {}
+    for b, (x, label) in enumerate(expected[:8]):
+        state[b] = batches.state_dict()
+        got = next(batches)
+        assert torch.equal(got[0], x)
+        assert torch.equal(got[1], label)
+        assert current.calls[-3:] == [f"event {b + 1}", "keep", "keep"]
+    assert aside.calls == ["wait", "record"] * 9  # one is ahead
+    batches.load_state_dict(state[2])
+    for x, label in expected[2:12]:
+        got = next(batches)
+        assert torch.equal(got[0], x)
+        assert torch.equal(got[1], label)
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="batch_size"):
         make("cpu", batch_size=0)
@@ -106,3 +193,7 @@ def test_wrong_arguments():
             make("cpu", rank=rank, world_size=world_size)
     with pytest.raises(TypeError, match="rank"):
         make("cpu", rank=0.5, world_size=2)
+    with pytest.raises(TypeError, match="prefetch"):
+        make("cpu", prefetch=1)
+    with pytest.raises(ValueError, match="size"):
+        la.AugmentedBatches(make("cpu").rois, la.AugmentationPlan(), size=0)

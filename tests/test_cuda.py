@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -117,6 +118,45 @@ def test_a_cuda_graph_replays_on_new_values(setting):
     graph.replay()
     assert torch.equal(out, la.resample(2 * dense, m, 16))
     assert torch.equal(patches, la.augment(rois, params, 16))
+
+
+def test_batches_made_ahead_on_another_stream_equal_those_made_at_once(setting):
+    rois, plan, _, _ = setting
+    options = {"batch_size": 50, "seed": 5, "window": (-160, 240)}
+    expected = [
+        (x.clone(), label.clone())
+        for x, label in itertools.islice(la.AugmentedBatches(rois, plan, prefetch=False, **options), 40)
+    ]
+    ahead = la.AugmentedBatches(rois, plan, **options)
+    assert ahead._stream is not None
+    sums = []
+    for x, label in itertools.islice(ahead, 40):  # freed while the stream is busy: their memory is used again
+        torch.cuda._sleep(1_000_000)
+        sums.append((x.double().sum(), label.sum()))
+    for (total, labels), (x, label) in zip(sums, expected, strict=True):
+        assert torch.equal(total, x.double().sum())
+        assert torch.equal(labels, label.sum())
+    state = ahead.state_dict()
+    again = la.AugmentedBatches(rois, plan, **options)
+    again.load_state_dict(state)
+    assert torch.equal(next(again)[0], next(ahead)[0])
+
+
+def test_a_batch_is_one_launch_and_waits_for_nothing(setting):
+    rois, plan, _, _ = setting
+    batches = la.AugmentedBatches(rois, plan, batch_size=16, prefetch=False)
+    next(batches)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        next(batches)
+        torch.cuda.synchronize()
+    kernels = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    assert len(kernels) == 1, [event.name for event in kernels]
 
 
 def test_a_device_that_is_not_the_current_one(setting):

@@ -170,6 +170,7 @@ def test_originals(device):
     [
         (lambda rois: la.AugmentationPlan(n_rot=0), ValueError, "n_rot"),
         (lambda rois: la.AugmentationPlan(n_flip=4), ValueError, "n_flip"),
+        (lambda rois: la.AugmentationPlan(n_rot=2**16, n_scale=2**15), ValueError, "augmentations of a lesion"),
         (lambda rois: la.AugmentationPlan(n_scale=1.5), TypeError, "n_scale"),
         (lambda rois: la.AugmentationPlan(max_shift_px=float("nan")), ValueError, "max_shift_px"),
         (lambda rois: la.AugmentationPlan(max_angle_deg="180"), TypeError, "max_angle_deg"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lesionaug.augment.execute import augment
+from lesionaug.augment.execute import PlannedAugmentation
 from lesionaug.augment.philox import check_seed, philox
 from lesionaug.augment.plan import AugmentationPlan
 from lesionaug.augment.resample import whole_number
@@ -37,6 +37,8 @@ class AugmentedBatches:
         seed: 0 .. 2^64 - 1, for the order and the parameters; the same on every rank.
         rank: This process among `world_size`, from 0.
         world_size: Processes that share the batches (`torch.distributed.get_world_size()`).
+        prefetch: On a CUDA device, make the next batch on a stream of its own while the caller works on this one; it
+            costs the memory of a batch. Without effect on the CPU.
         **options: Passed on to `lesionaug.augment`: size, window, out_range, dtype, a, antialias, border, fill.
 
     Yields:
@@ -52,12 +54,15 @@ class AugmentedBatches:
         *,
         rank: int = 0,
         world_size: int = 1,
+        prefetch: bool = True,
         **options: Any,
     ) -> None:
         if whole_number(batch_size, "batch_size") < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= whole_number(rank, "rank") < whole_number(world_size, "world_size"):
             raise ValueError(f"rank must lie in 0 .. world_size - 1, got rank {rank} of {world_size}")
+        if not isinstance(prefetch, bool):
+            raise TypeError(f"prefetch must be True or False, got {prefetch!r}")
         if "out" in options:
             raise ValueError("out cannot be given here: every batch is a new tensor")
         self.rois = rois
@@ -65,10 +70,12 @@ class AugmentedBatches:
         self.batch_size = int(batch_size)
         self.seed = check_seed(seed)
         self.rank, self.world_size = int(rank), int(world_size)
-        self.options = options
+        self._augment = PlannedAugmentation(rois, plan, self.seed, **options)
         self._position = 0  # patches given out so far, on all ranks
         self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._rows = self._labels = torch.empty(0, dtype=torch.int64)  # of that epoch, in its order
+        self._stream = torch.cuda.Stream(rois.device) if prefetch and rois.device.type == "cuda" else None
+        self._ahead: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
 
     @property
     def epoch_size(self) -> int:
@@ -83,11 +90,30 @@ class AugmentedBatches:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        chosen = self._take(self._position + self.rank * self.batch_size, self.batch_size)
-        self._position += self.world_size * self.batch_size
-        roi = chosen // len(self.plan)
-        params = self.plan.sample_rows(self.rois, roi, chosen % len(self.plan), self.seed)
-        return augment(self.rois, params, **self.options), self.rois.labels[roi]
+        position, step = self._position, self.world_size * self.batch_size
+        self._position += step
+        if self._stream is None:
+            return self._make(position)
+        x, label, made = self._ahead or self._make_aside(position)
+        self._ahead = self._make_aside(position + step)
+        current = torch.cuda.current_stream(self.rois.device)
+        current.wait_event(made)
+        for tensor in (x, label):  # not to be reused before the current stream is done with it
+            tensor.record_stream(current)
+        return x, label
+
+    def _make(self, position: int) -> tuple[Tensor, Tensor]:
+        """Make the batch of this rank in the step that begins at `position`."""
+        rows, labels = self._take(position + self.rank * self.batch_size)
+        return self._augment(rows), labels
+
+    def _make_aside(self, position: int) -> tuple[Tensor, Tensor, torch.cuda.Event]:
+        """The same on a stream of its own, beside what the caller's stream is given from now on."""
+        assert self._stream is not None
+        self._stream.wait_stream(torch.cuda.current_stream(self.rois.device))
+        with torch.cuda.stream(self._stream):
+            x, labels = self._make(position)
+            return x, labels, self._stream.record_event()
 
     def state_dict(self) -> dict[str, int | str]:
         """Where the iteration stands: enough to go on from, with equal lesions, plan and batch size, on any rank."""
@@ -114,20 +140,27 @@ class AugmentedBatches:
         position = state["position"]
         if not isinstance(position, int) or position < 0:
             raise ValueError(f"the state's position must be a whole number of at least 0, got {position!r}")
-        self._position = position
+        self._position, self._epoch, self._ahead = position, -1, None
 
-    def _take(self, position: int, count: int) -> Tensor:
-        """`count` patches from `position` on as lesion x len(plan) + augmentation, int64 [count]."""
-        parts = []
-        while count:
+    def _take(self, position: int) -> tuple[Tensor, Tensor]:
+        """The rows (lesion x 2^32 + augmentation) and labels of the batch from `position` on, int64 [batch_size]."""
+        parts: list[tuple[Tensor, Tensor]] = []
+        wanted = self.batch_size
+        while wanted:
             epoch, start = divmod(position, self.epoch_size)
             if epoch != self._epoch:
-                self._order, self._epoch = self._epoch_order(epoch), epoch
-            part = self._order[start : start + count]
-            parts.append(part)
-            position += len(part)
-            count -= len(part)
-        return torch.cat(parts)
+                order = self._epoch_order(epoch)
+                lesion = order // len(self.plan)
+                self._rows, self._labels = (lesion << 32) + order % len(self.plan), self.rois.labels[lesion]
+                self._epoch = epoch
+            part = slice(start, start + wanted)
+            parts.append((self._rows[part], self._labels[part]))
+            position += len(parts[-1][0])
+            wanted -= len(parts[-1][0])
+        if len(parts) == 1:
+            return parts[0]
+        rows, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return rows, labels
 
     def _epoch_order(self, epoch: int) -> Tensor:
         i = torch.arange(self.epoch_size, device=self.rois.device)

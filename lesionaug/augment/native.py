@@ -113,7 +113,8 @@ class CudaBackend:
 
     Attributes:
         path: Which implementation resamples, one of `CUDA_PATHS`. The environment variable LESIONAUG_CUDA_PATH sets it.
-            The default stays "plain", one thread per pixel, until the tiled kernels have been measured on a GPU.
+            The default is "plain", one thread per pixel, until a committed result of a GPU shows the tiled kernels of
+            these sources equal to it (`module.cuda_verified`).
     """
 
     module: ModuleType = native_module
@@ -127,12 +128,13 @@ class CudaBackend:
                 "Reinstall with nvcc on the PATH (`LESIONAUG_CUDA=ON pip install .`), or move the tensors to the CPU.",
             )
         self.device = device
-        self.path = os.environ.get("LESIONAUG_CUDA_PATH") or CUDA_PATHS[0]
+        default = "tiled" if self.module.cuda_verified else "plain"
+        self.path = os.environ.get("LESIONAUG_CUDA_PATH") or default
         if self.path not in CUDA_PATHS:
             raise EnvironmentProblem(
                 "LESIONAUG_CUDA_PATH",
                 f"must be one of {', '.join(CUDA_PATHS)}, got {self.path!r}",
-                f"Unset it to take {CUDA_PATHS[0]!r}.",
+                f"Unset it to take {default!r}.",
             )
 
     def current(self) -> AbstractContextManager[Any]:

@@ -162,8 +162,19 @@ _library.define(
 _library.define(f"patch_to_image({Sources.SCHEMA}, int size, bool check) -> Tensor")
 
 
-def _arguments(backend: Any, sources: Sources, size: int, sampling: Sampling, out: Tensor | None) -> Any:
-    """The call as the struct of csrc/resample.h; `sources` and `out` must outlive it."""
+def native_arguments(
+    backend: Any, sources: Sources, size: int, sampling: Sampling, out: Tensor | None, plan: Any | None = None
+) -> Any:
+    """The call as the struct of csrc/resample.h; `sources`, `out` and what `plan` points to must outlive it.
+
+    Args:
+        backend: Who will run it.
+        sources: What is sampled.
+        size: Height and width of a patch.
+        sampling: How.
+        out: The patches, or the gradient of them; None where none are read or written.
+        plan: The backend's PlanArgs where rows of it are drawn in the call (`ResampleArgs.of_rows`).
+    """
     dense = sources.dense
     return backend.module.ResampleArgs(
         pixels=native.pointer(sources.pixels),
@@ -184,6 +195,8 @@ def _arguments(backend: Any, sources: Sources, size: int, sampling: Sampling, ou
         angle=native.pointer(sources.angle),
         shift=native.pointer(sources.shift),
         side=native.pointer(sources.side),
+        rows=0,
+        plan=plan,
         size=size,
         antialias=sampling.antialias,
         border=native.BORDERS.index(sampling.border),
@@ -196,21 +209,21 @@ def _arguments(backend: Any, sources: Sources, size: int, sampling: Sampling, ou
     )
 
 
-def _check_values(backend: Any, sources: Sources, size: int, sampling: Sampling, check: bool) -> None:
+def check_maps(backend: Any, sources: Sources, size: int, sampling: Sampling, check: bool) -> None:
     """Raise ValueError for a map no patch can be made of; on a GPU only when asked to, as it waits for the device."""
     if backend.asynchronous:
         if not check:
             return
         maps = [None if tensor is None else tensor.cpu() for tensor in sources.tensors()[1:]]
         sources = Sources(sources.pixels, *maps)  # the check reads no pixels
-    call = _arguments(backend, sources, size, sampling, None)
+    call = native_arguments(backend, sources, size, sampling, None)
     status, n = backend.module.check_patches(call, torch.get_num_threads())
     if status:
         index = int(sources.image_index[n]) if sources.image_index is not None else n
         raise ValueError(_PROBLEMS[status].format(n=n, index=index, last=sources.num_images - 1))
 
 
-def _ready(tensors: tuple[Any, ...], size: int) -> Sources:
+def ready(tensors: tuple[Any, ...], size: int) -> Sources:
     """The tensors of a call, contiguous and checked."""
     sources = Sources(*(None if tensor is None else tensor.contiguous() for tensor in tensors))  # type: ignore[arg-type]
     sources.check(size)
@@ -227,7 +240,8 @@ def _check_border(border: str) -> None:
         raise ValueError(f"border must be one of {', '.join(native.BORDERS)}, got {border!r}")
 
 
-def _check_output(sources: Sources, size: int, sampling: Sampling, dtype: torch.dtype, out: Tensor | None) -> None:
+def check_output(sources: Sources, size: int, sampling: Sampling, dtype: torch.dtype, out: Tensor | None) -> None:
+    """Raise TypeError or ValueError unless patches can be made like this, into `out` where it is given."""
     if dtype not in OUTPUT_DTYPES:
         names = ", ".join(_name(known) for known in OUTPUT_DTYPES)
         raise TypeError(f"dtype must be one of {names}, got {_name(dtype)}")
@@ -250,15 +264,15 @@ def _split(arguments: tuple[Any, ...]) -> tuple[tuple[Any, ...], int, Sampling, 
 
 def _fill(sources: Sources, size: int, sampling: Sampling, out: Tensor, check: bool) -> None:
     backend = native.backend(sources.pixels.device)
-    _check_values(backend, sources, size, sampling, check)
+    check_maps(backend, sources, size, sampling, check)
     if out.numel():
-        backend.resample(_arguments(backend, sources, size, sampling, out))
+        backend.resample(native_arguments(backend, sources, size, sampling, out))
 
 
 def _resample(*arguments: Any) -> Tensor:
     tensors, size, sampling, (dtype, check) = _split(arguments)
-    sources = _ready(tensors, size)
-    _check_output(sources, size, sampling, dtype, None)
+    sources = ready(tensors, size)
+    check_output(sources, size, sampling, dtype, None)
     out = _new_patches(sources, size, dtype)
     _fill(sources, size, sampling, out, check)
     return out
@@ -268,14 +282,14 @@ def _resample_fake(*arguments: Any) -> Tensor:
     tensors, size, sampling, (dtype, _) = _split(arguments)
     sources = Sources(*tensors)
     sources.check(size)
-    _check_output(sources, size, sampling, dtype, None)
+    check_output(sources, size, sampling, dtype, None)
     return _new_patches(sources, size, dtype)
 
 
 def _resample_out(*arguments: Any) -> None:
     tensors, size, sampling, (out, check) = _split(arguments)
-    sources = _ready(tensors, size)
-    _check_output(sources, size, sampling, out.dtype, out)
+    sources = ready(tensors, size)
+    check_output(sources, size, sampling, out.dtype, out)
     if out.untyped_storage().data_ptr() == sources.pixels.untyped_storage().data_ptr() and out.numel():
         raise ValueError("out must not share memory with the images: they are read while it is written")
     _fill(sources, size, sampling, out, check)
@@ -285,7 +299,7 @@ def _resample_out_fake(*arguments: Any) -> None:
     tensors, size, sampling, (out, _) = _split(arguments)
     sources = Sources(*tensors)
     sources.check(size)
-    _check_output(sources, size, sampling, out.dtype, out)
+    check_output(sources, size, sampling, out.dtype, out)
 
 
 def _check_gradient(gradient: Tensor, sources: Sources, border: str) -> None:
@@ -308,13 +322,13 @@ def _resample_adjoint(gradient: Tensor, *arguments: Any) -> Tensor:
     tensors, (antialias, border, a, check) = arguments[: Sources.COUNT], arguments[Sources.COUNT :]
     _check_gradient(gradient, Sources(*tensors), border)
     size = gradient.shape[-1]
-    sources = _ready(tensors, size)
+    sources = ready(tensors, size)
     incoming = gradient.to(_adjoint_dtype(gradient, sources.pixels)).contiguous()
     result = torch.empty(sources.pixels.shape, dtype=incoming.dtype, device=incoming.device)
     sampling = Sampling(antialias, border, a)
     backend = native.backend(sources.pixels.device)
-    _check_values(backend, sources, size, sampling, check)
-    backend.resample_adjoint(_arguments(backend, sources, size, sampling, incoming), incoming, result)
+    check_maps(backend, sources, size, sampling, check)
+    backend.resample_adjoint(native_arguments(backend, sources, size, sampling, incoming), incoming, result)
     return result.to(sources.pixels.dtype)
 
 
@@ -325,12 +339,12 @@ def _resample_adjoint_fake(gradient: Tensor, *arguments: Any) -> Tensor:
 
 def _patch_to_image(*arguments: Any) -> Tensor:
     tensors, (size, check) = arguments[: Sources.COUNT], arguments[Sources.COUNT :]
-    sources = _ready(tensors, size)
+    sources = ready(tensors, size)
     backend = native.backend(sources.pixels.device)
     sampling = Sampling(antialias=False)  # the limit on shrinking is not the map's
-    _check_values(backend, sources, size, sampling, check)
+    check_maps(backend, sources, size, sampling, check)
     out = torch.empty((sources.num_patches, 2, 3), dtype=torch.float32, device=sources.pixels.device)
-    backend.patch_to_image(_arguments(backend, sources, size, sampling, None), out)
+    backend.patch_to_image(native_arguments(backend, sources, size, sampling, None), out)
     return out
 
 

@@ -22,6 +22,7 @@ from lesionaug.augment.resample import patch_size
 from lesionaug.data.arrays import to_tensor
 from lesionaug.data.rois import RoiBatch
 
+MOST_AUGMENTATIONS = 2**31 - 1  # of a lesion: an index is one 32-bit word of a counter
 ORDER_ROTATION = 0xFFFFFFFF  # no plan has that many rotations, so the order's words are nobody else's
 
 
@@ -155,6 +156,8 @@ class AugmentationPlan:
                 raise ValueError(f"{name} must be finite and not below 0, got {value}")
         if self.base_side == 0:
             raise ValueError("base_side must be above 0")
+        if len(self) > MOST_AUGMENTATIONS:
+            raise ValueError(f"the plan has {len(self)} augmentations of a lesion; at most {MOST_AUGMENTATIONS} can be")
 
     @property
     def variants(self) -> int:
@@ -255,31 +258,20 @@ class AugmentationPlan:
             shift=torch.empty((num_rows, 2), dtype=torch.float32, device=device),
             side=torch.empty(num_rows, dtype=torch.float32, device=device),
         )
-        seed = check_seed(seed)
+        check_seed(seed)
         if num_rows == 0:
             return params
         backend = native.backend(device)
         backend.sample_plan(
-            backend.module.PlanArgs(
-                seed=seed,
-                num_rois=len(rois),
+            self.arguments(
+                backend,
+                rois,
+                seed,
                 num_rows=num_rows,
                 num_indices=num_indices,
-                lesion_keys=native.pointer(rois.lesion_keys),
-                diameters=native.pointer(rois.diameters),
                 lesions=native.pointer(lesions),
                 indices=native.pointer(indices),
                 index_per_row=index_per_row,
-                n_rot=self.n_rot,
-                n_flip=self.n_flip,
-                n_trans=self.n_trans,
-                n_scale=self.n_scale,
-                max_angle=self.max_angle_deg,
-                base_side=self.base_side,
-                shift_fraction=self.shift_fraction,
-                max_shift=self.max_shift_px,
-                scale_low=self.scale_low,
-                scale_span=self.scale_span,
                 roi=native.pointer(params.roi),
                 angle=native.pointer(params.angle),
                 flip=native.pointer(params.flip),
@@ -288,6 +280,33 @@ class AugmentationPlan:
             )
         )
         return params
+
+    def arguments(self, backend: Any, rois: RoiBatch, seed: int, **rows: Any) -> Any:
+        """The plan of these lesions as the struct of csrc/plan.h; `rois` must outlive it.
+
+        Args:
+            backend: Who will run it.
+            rois: The lesions.
+            seed: 0 .. 2^64 - 1.
+            **rows: Which rows are drawn and the addresses they are written to; none where a call draws its own.
+        """
+        return backend.module.PlanArgs(
+            seed=check_seed(seed),
+            num_rois=len(rois),
+            lesion_keys=native.pointer(rois.lesion_keys),
+            diameters=native.pointer(rois.diameters),
+            n_rot=self.n_rot,
+            n_flip=self.n_flip,
+            n_trans=self.n_trans,
+            n_scale=self.n_scale,
+            max_angle=self.max_angle_deg,
+            base_side=self.base_side,
+            shift_fraction=self.shift_fraction,
+            max_shift=self.max_shift_px,
+            scale_low=self.scale_low,
+            scale_span=self.scale_span,
+            **rows,
+        )
 
 
 def _check_range(values: Tensor, name: str, count: int) -> None:

@@ -124,7 +124,7 @@ def execute(
     if not isinstance(check, bool):
         raise TypeError(f"check must be True or False, got {check!r}")
     size = patch_size(size)
-    sampling = _sampling(window, out_range, dtype, a, antialias, border, fill)
+    sampling = sampling_options(window, out_range, dtype, a, antialias, border, fill)
     differentiable = sources.pixels.requires_grad and torch.is_grad_enabled()
     if differentiable and (out is not None or not dtype.is_floating_point):
         raise ValueError("images require gradients, which neither `out` nor uint8 patches can carry: detach the images")
@@ -174,7 +174,7 @@ def patch_size(value: Any) -> int:
     return size
 
 
-def _sampling(
+def sampling_options(
     window: tuple[float, float] | None,
     out_range: tuple[float, float] | None,
     dtype: torch.dtype,
@@ -183,6 +183,7 @@ def _sampling(
     border: str,
     fill: float,
 ) -> Sampling:
+    """The options of `resample` that say how to sample, checked."""
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a torch.dtype such as torch.float32, got {dtype!r}")
     if not isinstance(antialias, bool):

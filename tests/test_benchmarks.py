@@ -1,0 +1,135 @@
+"""What the results of benchmarks are used for: the table of the README, and whether CUDA counts as verified."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import sources, table
+from lesionaug import environment
+from lesionaug.augment import native
+from tests.conftest import REPOSITORY
+
+
+def row(rate, **more):
+    return {"outputs_per_s": rate, "gb_per_s_written": rate * 16384 / 1e9, **more}
+
+
+def rival(rate, antialias, note=""):
+    return row(rate, antialias=antialias, equal=True, version="5.0+cpu", note=note)
+
+
+FOUND = {
+    "device": "AMD EPYC",
+    "threads": 2,
+    "torch": "2.13.0+cpu",
+    "date": "2026-11-27",
+    "file": "amd-epyc.json",
+    "results": {
+        "fold_antialiased": row(60_000),
+        "fold_without_antialias": row(200_000),
+        "fold_without_antialias_fresh_output": row(100_000),
+        "rival[Slow]": rival(10_000, False),
+        "rival[Fast]": rival(300_000, False, "coarse"),
+        "rival[Two]": rival(20_000, True),
+        "floor_writing_the_output": row(1_000_000),
+    },
+}
+
+
+def test_the_table_holds_every_rival_those_that_win_too():
+    cells = {cells[0]: cells[1:] for cells in table.table(FOUND)}
+    assert list(cells) == [
+        "",
+        "**lesionaug, antialiased (the default)**",
+        "Two (5.0)",
+        "**lesionaug, plain bicubic**",
+        "the same into fresh memory",
+        "Fast (5.0, coarse)",
+        "Slow (5.0)",
+        "floor: writing the fold",
+    ]
+    assert cells["Slow (5.0)"] == ["2,976", "10,000", "0.16", "1.0 %", "20.0"]
+    assert cells["Fast (5.0, coarse)"][-1] == "0.7"
+    assert cells["Two (5.0)"][-1] == "3.0"
+    assert cells["the same into fresh memory"][-1] == ""
+    assert len({len(line) for line in table.text(FOUND).splitlines()}) == 1
+
+
+def test_the_table_replaces_what_stands_between_the_marks_and_nothing_else(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{table.BEGIN}\nstale\n{table.END}\nafter\n")
+    for _ in range(2):
+        table.refresh(readme, FOUND)
+        text = readme.read_text()
+        assert text.startswith(f"before\n{table.BEGIN}\nAMD EPYC, 2 threads")
+        assert text.endswith(f"|\n{table.END}\nafter\n")
+        assert "stale" not in text
+        assert "make bench` (`benchmarks/results/amd-epyc.json`)" in text
+    readme.write_text("no marks")
+    with pytest.raises(SystemExit, match="marked once"):
+        table.refresh(readme, FOUND)
+    assert readme.read_text() == "no marks"
+
+
+def result_of_a_gpu(**changes):
+    rows = {name: row(1, difference=2e-6) for name in sources.TILED}
+    return {"device": "NVIDIA H100", "commit": "abc", "cuda_sha256": sources.cuda_hash(), "results": rows} | changes
+
+
+def verified_by(tmp_path, *results):
+    for i, result in enumerate(results):
+        (tmp_path / f"{i}.json").write_text(json.dumps(result))
+    return sources.verified(tmp_path)
+
+
+def test_cuda_is_verified_by_a_result_of_the_same_sources_alone(tmp_path):
+    assert verified_by(tmp_path) == ""
+    wrong = {name: row(1, difference=1e-3) for name in sources.TILED}
+    unknown = {name: row(1) for name in sources.TILED}
+    for changes in ({"cuda_sha256": "0" * 64}, {"cuda_sha256": None}, {"results": {}}, {"results": wrong}):
+        assert verified_by(tmp_path, result_of_a_gpu(**changes)) == ""
+    assert verified_by(tmp_path, result_of_a_gpu(results=unknown)) == ""
+    assert verified_by(tmp_path, FOUND, result_of_a_gpu()) == "NVIDIA H100, commit abc"
+
+
+def test_the_hash_is_of_the_cuda_sources_and_what_they_include(tmp_path, monkeypatch):
+    for file in sources.SOURCES.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(sources, "SOURCES", tmp_path)
+    first = sources.cuda_hash(), sources.source_hash()
+    with (tmp_path / "tile_kernels.h").open("a") as file:
+        file.write("// of the CPU")
+    assert sources.cuda_hash() == first[0]
+    assert sources.source_hash() != first[1]
+    for name in ("resample.h", "geometry.h", "plan.h", "launch.h", "resample_tiled.cu"):
+        before = sources.cuda_hash()
+        with (tmp_path / name).open("a") as file:
+            file.write("// changed")
+        assert sources.cuda_hash() != before, name
+
+
+def test_the_readme_and_the_doctor_say_whether_cuda_is_verified(monkeypatch):
+    text = (REPOSITORY / "README.md").read_text()
+    found = sources.verified()
+    assert ("CUDA unverified" in text) == (not found)
+    assert not found or f"CUDA verified on {found}" in text
+    for where in ("", "NVIDIA H100, commit abc"):
+        monkeypatch.setattr(native.native_module, "cuda_archs", "90")
+        monkeypatch.setattr(native.native_module, "cuda_verified", where)
+        monkeypatch.setattr(environment, "_kernels", list)
+        said = str(environment.doctor())
+        assert ("CUDA verified on NVIDIA H100, commit abc" in said) == bool(where)
+        assert ("CUDA unverified" in said) == (not where)
+
+
+@pytest.mark.parametrize("where, expected", [("", "plain"), ("NVIDIA H100, commit abc", "tiled")])
+def test_the_tiled_kernels_are_taken_once_they_are_verified(monkeypatch, where, expected):
+    monkeypatch.delenv("LESIONAUG_CUDA_PATH", raising=False)
+    monkeypatch.setattr(native.native_module, "cuda_archs", "90")
+    monkeypatch.setattr(native.native_module, "cuda_verified", where)
+    assert native.CudaBackend(torch.device("cuda", 0)).path == expected
+    monkeypatch.setenv("LESIONAUG_CUDA_PATH", "plain")
+    assert native.CudaBackend(torch.device("cuda", 0)).path == "plain"
