@@ -1,4 +1,4 @@
-"""Drawing the parameters of a fold, and feeding a training loop with shuffled batches of 64: ours and the usual ways."""
+"""Drawing the parameters of a fold, and feeding a training loop with shuffled batches of 64: ours and usual ways."""
 
 from __future__ import annotations
 
