@@ -46,7 +46,7 @@ from lesionaug.data.phantom.scanner import Scan, draw_scan, scan_slice
 from lesionaug.data.phantom.shapes import SLICE_SIZE, Grid
 from lesionaug.errors import ConfigError
 
-GENERATOR = 4  # raise it with every change of a pixel: equal UIDs must mean equal files
+GENERATOR = 5  # raise it with every change of a pixel: equal UIDs must mean equal files
 PATIENTS_PER_LESION = 150 / 182
 LARGEST_COUNT = 100_000
 TRIES_FOR_A_SLICE = 40
