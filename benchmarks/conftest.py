@@ -128,8 +128,10 @@ def pytest_sessionfinish(session):
     if FLOOR in rows:
         print(text(found) + "\n")
     for name, row in rows.items():
-        print(f"{name:44} {row['median_s'] * 1e3:10.2f} ms {row['outputs_per_s']:12,.0f} outputs/s")
-    if session.testsfailed or session.config.option.keyword:
+        more = f"  {row['over_forward']:.1f} forward passes" if "over_forward" in row else ""
+        print(f"{name:44} {row['median_s'] * 1e3:10.2f} ms {row['outputs_per_s']:12,.0f} outputs/s{more}")
+    whole = [Path(path).resolve() for path in session.config.args] == [Path(__file__).resolve().parent]
+    if session.testsfailed or session.config.option.keyword or not whole:
         print("not written to benchmarks/results: this was a part, or something failed")
         return
     RESULTS.mkdir(exist_ok=True)
