@@ -98,13 +98,20 @@ def test_options_have_no_generated_opposites(capsys):
         assert "--no-" not in out
 
 
-def test_the_readmes_python_example_runs():
+BEFORE_THE_FIRST_EXAMPLE = """import numpy as np, sys
+slices, centers, diameters, labels = [np.zeros((60, 50))] * 2, [(25, 30)] * 2, [20, 22], ["cyst", "metastasis"]
+def train_step(x, label):
+    print(tuple(x.shape))
+    sys.exit()
+"""
+
+
+def test_the_readmes_python_examples_run():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    code = text.split("```python")[1].split("```")[0]
-    done = subprocess.run(
-        [sys.executable, "-c", code + "print(tuple(x.shape))"], capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "(64, 1, 64, 64)\n", done.stderr
+    first, second = (part.split("```")[0] for part in text.split("```python")[1:])
+    for code in (BEFORE_THE_FIRST_EXAMPLE + first, second + "print(tuple(x.shape))"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout == "(64, 1, 64, 64)\n", done.stderr
 
 
 def run(arguments, capsys):
