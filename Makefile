@@ -6,7 +6,7 @@ CONSTRAINTS := $(CURDIR)/.ci/constraints.txt
 # The GPU that is here, or one architecture just to prove that the CUDA source compiles; releases build all-major.
 ARCHS ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,90)
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*) tests/cuda_on_cpu.h tests/cuda_on_cpu.cpp \
-    $(wildcard benchmarks/results/nvidia-*.json)
+    $(shell grep -l '"cuda_sha256": "' benchmarks/results/*.json 2>/dev/null)
 # `PYTHON=python3 make gpu` uses a Python that has torch for CUDA, nvcc and the build tools already; nothing is fetched.
 PYTHON_GPU ?= $(if $(filter environment command,$(word 1,$(origin PYTHON))),$(PYTHON),$(BIN)/python)
 
@@ -45,7 +45,8 @@ format: $(VENV)/.lint
 
 # What we are measured against; OpenCV's 4.x line beside the 5.x that is installed.
 $(VENV)/.bench: $(VENV)/.installed
-	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
+	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m pip install -q --disable-pip-version-check \
+	    kornia opencv-python-headless scikit-image
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target $(VENV)/opencv-4 \
 	    "opencv-python-headless>=4.14,<5"
 	touch $@
@@ -55,14 +56,19 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.table README.md
 
+# Every file with a test that a GPU runs; they need torch, NumPy and what tests are made with, and no more.
+GPU_TESTS := $(addprefix tests/test_,batches.py cuda.py cuda_tiled.py gradients.py plan.py resample.py \
+    training_gpu.py)
+
 # Fails without a GPU. Writes benchmarks/results/<device>.json.
 gpu: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)
 	$(if $(filter-out $(BIN)/python,$(PYTHON_GPU)),LESIONAUG_ARCHS=native LESIONAUG_CUDA=ON LESIONAUG_EMULATION=ON \
 	    $(PYTHON_GPU) -m pip install -q --no-build-isolation --no-deps -e .)
-	LESIONAUG_REQUIRE_CUDA=1 $(PYTHON_GPU) -m pytest -q -m gpu
+	LESIONAUG_REQUIRE_CUDA=1 $(PYTHON_GPU) -m pytest -q -m gpu $(GPU_TESTS)
 	for tool in memcheck racecheck initcheck; do \
 	    LESIONAUG_REQUIRE_CUDA=1 compute-sanitizer --error-exitcode 1 --tool $$tool $(PYTHON_GPU) -m pytest -q -m gpu \
-	        tests/test_resample.py tests/test_cuda_tiled.py -k "small or split or bad or far or square or flips" \
+	        tests/test_resample.py tests/test_cuda_tiled.py tests/test_batches.py \
+	        -k "small or split or bad or far or square or flips or rows" \
 	        -p no:cacheprovider || exit 1; \
 	done
 	$(PYTHON_GPU) -m pytest -q benchmarks -o python_files="bench_*.py" --device cuda -s

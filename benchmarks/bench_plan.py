@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import lesionaug as la
+from benchmarks.rivals import CV
 from lesionaug.augment.batches import AugmentedBatches
 from lesionaug.augment.philox import MASK32, check_seed
 from lesionaug.augment.speed import SIZE, fold
@@ -138,8 +140,6 @@ def test_batches_by_dataloader(rois, device, timed):
         pytest.skip("OpenCV's warpAffine runs on the CPU only")
     if importlib.util.find_spec("cv2") is None:
         pytest.skip("cv2 is not installed: pip install .[bench]")
-    import cv2
-
     loader = torch.utils.data.DataLoader(
         OpenCvDataset(rois, la.AugmentationPlan()),
         batch_size=BATCH,
@@ -160,4 +160,4 @@ def test_batches_by_dataloader(rois, device, timed):
         return x
 
     note = "plain bicubic, matrices and labels given"
-    timed(run, outputs=BATCHES * BATCH, size=SIZE, version=cv2.__version__, note=note)
+    timed(run, outputs=BATCHES * BATCH, size=SIZE, version=importlib.metadata.version(CV), note=note)

@@ -77,14 +77,27 @@ def slug(device_name: object) -> str:
 
 
 def commit() -> str:
-    """Of the checkout, "+" behind it where something was changed since; "" outside one."""
-    here = Path(__file__).parent
+    """Of the checkout, "+" behind it where something was changed since; LESIONAUG_COMMIT where there is no git."""
+    if "LESIONAUG_COMMIT" in os.environ:
+        return os.environ["LESIONAUG_COMMIT"]
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "..") else "")
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "..") else "")
+    except OSError:
+        return ""
+
+
+def pytest_configure(config):
+    if config.getoption("--device", "cpu") == "cpu":
+        return
+    if not commit():
+        pytest.exit("this is no git checkout: say which commit it is, LESIONAUG_COMMIT=... make gpu", returncode=1)
+    if native.native_module.cuda_sha256 != cuda_hash():
+        pytest.exit("csrc/ has changed since the kernels were built: install again, as `make gpu` does", returncode=1)
 
 
 def _cpu_name() -> str:
@@ -96,7 +109,7 @@ def _cpu_name() -> str:
     return found.group(1) if found else platform.machine()
 
 
-def pytest_sessionfinish(session):
+def pytest_sessionfinish(session, exitstatus):
     benchmarks = getattr(getattr(session.config, "_benchmarksession", None), "benchmarks", [])
     if not benchmarks:
         return
@@ -131,7 +144,7 @@ def pytest_sessionfinish(session):
         more = f"  {row['over_forward']:.1f} forward passes" if "over_forward" in row else ""
         print(f"{name:44} {row['median_s'] * 1e3:10.2f} ms {row['outputs_per_s']:12,.0f} outputs/s{more}")
     whole = [Path(path).resolve() for path in session.config.args] == [Path(__file__).resolve().parent]
-    if session.testsfailed or session.config.option.keyword or not whole:
+    if exitstatus != 0 or session.config.option.keyword or not whole or FLOOR not in rows:
         print("not written to benchmarks/results: this was a part, or something failed")
         return
     RESULTS.mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ import lesionaug as la
 from lesionaug.augment.speed import LIKE_TORCH, SIZE, torch_parts
 
 # Where `make bench` puts an OpenCV of the 4.x line, so that both lines are timed in one run, each in its processes.
-OPENCV_4 = Path(__file__).parent.parent / ".venv" / "opencv-4"
+OPENCV_4 = Path(sys.prefix) / "opencv-4"
 PER_ROTATION = 16  # base, three flips, seven shifts, five scales
 FLIPS = {1: 2, 2: 1, 3: 3}  # place in a rotation -> our flip bits
 
@@ -145,9 +145,12 @@ def _opencv(work: Work, share_flips: bool, folder: Path | None = None) -> Any:
 
     def setup() -> Any:
         if folder:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "cv2"]:
+                del sys.modules[name]
             sys.path.insert(0, str(folder))
         import cv2
 
+        assert folder is None or Path(cv2.__file__).is_relative_to(folder), "another OpenCV was loaded before"
         cv2.setNumThreads(1)
         return cv2
 

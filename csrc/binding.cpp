@@ -116,6 +116,8 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
           "of_rows",  // the same call for other rows of its plan
           [](ResampleArgs args, uintptr_t rows, int64_t num_patches, uintptr_t out) {
             args.rows = at<int64_t>(rows);
+            args.image_index = nullptr;
+            args.flip = nullptr;
             args.num_patches = num_patches;
             args.out = at<void>(out);
             return args;
@@ -183,5 +185,6 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
 
   m.attr("cuda_archs") = std::string(LESIONAUG_CUDA_ARCHS);        // empty: built without CUDA
   m.attr("cuda_verified") = std::string(LESIONAUG_CUDA_VERIFIED);  // the GPU and commit, empty: on none yet
+  m.attr("cuda_sha256") = std::string(LESIONAUG_CUDA_SHA256);      // of the sources, benchmarks/sources.py
   m.attr("compiler") = std::string(LESIONAUG_COMPILER);
 }

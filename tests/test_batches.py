@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from contextlib import nullcontext
 
 import pytest
@@ -123,10 +125,47 @@ def test_rows_that_do_not_exist_are_nan(device):
 
 def test_a_lesion_too_large_for_a_patch_of_the_plan_is_named_at_once():
     rois = make("cpu").rois
-    huge = la.RoiBatch.from_images(rois.images, rois.centers, [9, 1000, 9])
-    with pytest.raises(ValueError, match="patch 1 spans more than 256"):
+    huge = la.RoiBatch.from_images(rois.images, rois.centers, [9, 1000, 9], lesion_ids=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"lesion 'b' is too large: .*1000 pixels, .*side of 2200, more than 2048"):
         la.AugmentedBatches(huge, la.AugmentationPlan(), size=8)
-    assert next(la.AugmentedBatches(huge, la.AugmentationPlan(), size=8, antialias=False))[0].isfinite().all()
+    for options in ({"size": 9}, {"size": 8, "antialias": False}):
+        la.AugmentedBatches(huge, la.AugmentationPlan(), **options)
+    unscaled = la.AugmentationPlan(n_scale=0)  # 1.4 diameters at most
+    assert next(la.AugmentedBatches(huge, unscaled, size=8))[0].isfinite().all()
+
+
+def test_lesions_that_move_in_memory_are_followed(device):
+    """Sharing a tensor with another process moves it."""
+    expected = [x for x, _ in itertools.islice(make(device), 3)]
+    batches = make(device)
+    assert torch.equal(next(batches)[0], expected[0])
+    rois = batches.rois
+    old = rois.packed.pixels.clone()
+    for tensor in (rois.packed.pixels, rois.packed.offsets, rois.centers, rois.diameters, rois.lesion_keys):
+        tensor.set_(tensor.clone())
+    assert torch.equal(rois.packed.pixels, old)
+    assert torch.equal(next(batches)[0], expected[1])
+
+
+def test_batches_are_copied_and_pickled_where_they_stand():
+    batches = make("cpu")
+    next(batches)
+    expected = list(itertools.islice(make("cpu"), 3))[1:]
+    for again in (copy.deepcopy(batches), pickle.loads(pickle.dumps(batches))):
+        for x, label in expected:
+            got = next(again)
+            assert torch.equal(got[0], x)
+            assert torch.equal(got[1], label)
+
+
+def test_a_batch_taken_in_inference_mode_leaves_no_trace():
+    batches = make("cpu")
+    with torch.inference_mode():
+        next(batches)
+    x, label = next(batches)
+    weight = torch.zeros(64, 2, requires_grad=True)
+    torch.nn.functional.cross_entropy(x.flatten(1) @ weight, label).backward()
+    assert weight.grad is not None
 
 
 def test_pixels_that_require_gradients_are_refused():
@@ -153,6 +192,10 @@ class FakeStream:
         return f"event {self.calls.count('record')}"
 
 
+def raises(error):
+    raise error
+
+
 def test_batches_made_ahead_are_the_same_and_are_waited_for(monkeypatch):
     """The logic of prefetching; tests/test_cuda.py has the rest."""
     current, aside = FakeStream(), FakeStream()
@@ -170,6 +213,14 @@ def test_batches_made_ahead_are_the_same_and_are_waited_for(monkeypatch):
         assert torch.equal(got[1], label)
         assert current.calls[-3:] == [f"event {b + 1}", "keep", "keep"]
     assert aside.calls == ["wait", "record"] * 9  # one is ahead
+    with monkeypatch.context() as failing:  # no memory for the next batch, then an interruption: nothing is lost
+        failing.setattr(batches, "_make_aside", lambda position: raises(torch.OutOfMemoryError))
+        assert torch.equal(next(batches)[0], expected[8][0])
+        failing.setattr(batches, "_make_aside", lambda position: raises(KeyboardInterrupt))
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                next(batches)
+    assert torch.equal(next(batches)[0], expected[9][0])
     batches.load_state_dict(state[2])
     for x, label in expected[2:12]:
         got = next(batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -89,8 +90,17 @@ def test_cuda_is_verified_by_a_result_of_the_same_sources_alone(tmp_path):
     assert verified_by(tmp_path) == ""
     wrong = {name: row(1, difference=1e-3) for name in sources.TILED}
     unknown = {name: row(1) for name in sources.TILED}
-    for changes in ({"cuda_sha256": "0" * 64}, {"cuda_sha256": None}, {"results": {}}, {"results": wrong}):
+    for changes in (
+        {"cuda_sha256": "0" * 64},
+        {"cuda_sha256": None},
+        {"commit": ""},
+        {"results": {}},
+        {"results": None},
+        {"results": wrong},
+    ):
         assert verified_by(tmp_path, result_of_a_gpu(**changes)) == ""
+    (tmp_path / "0.json").write_text('{"damaged": <<<<<<< HEAD')
+    assert sources.verified(tmp_path) == ""
     assert verified_by(tmp_path, result_of_a_gpu(results=unknown)) == ""
     assert verified_by(tmp_path, FOUND, result_of_a_gpu()) == "NVIDIA H100, commit abc"
 
@@ -133,3 +143,19 @@ def test_the_tiled_kernels_are_taken_once_they_are_verified(monkeypatch, where, 
     assert native.CudaBackend(torch.device("cuda", 0)).path == expected
     monkeypatch.setenv("LESIONAUG_CUDA_PATH", "plain")
     assert native.CudaBackend(torch.device("cuda", 0)).path == "plain"
+
+
+def test_the_module_knows_the_sources_it_was_built_from():
+    assert native.native_module.cuda_sha256 == sources.cuda_hash()
+    assert native.native_module.cuda_verified == sources.verified()
+
+
+def test_make_gpu_runs_every_file_that_has_tests_for_a_gpu():
+    listed = re.search(r"GPU_TESTS := \$\(addprefix tests/test_,([^)]*)\)", (REPOSITORY / "Makefile").read_text())
+    assert listed
+    wanted = set()
+    for file in (REPOSITORY / "tests").glob("test_*.py"):
+        text = file.read_text()
+        if re.search(r"^pytestmark = pytest\.mark\.gpu|^def test_\w+\([^)]*\bdevice\b", text, re.MULTILINE):
+            wanted.add(file.name.removeprefix("test_"))
+    assert set(listed[1].replace("\\", " ").split()) == wanted

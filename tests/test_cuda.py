@@ -128,14 +128,25 @@ def test_batches_made_ahead_on_another_stream_equal_those_made_at_once(setting):
         for x, label in itertools.islice(la.AugmentedBatches(rois, plan, prefetch=False, **options), 40)
     ]
     ahead = la.AugmentedBatches(rois, plan, **options)
-    assert ahead._stream is not None
+    streams = []
+    make = ahead._make
+
+    def late(position):
+        streams.append(torch.cuda.current_stream())
+        torch.cuda._sleep(2_000_000)  # about 1 ms: who does not wait for the event reads what was there before
+        return make(position)
+
+    ahead._make = late
     sums = []
-    for x, label in itertools.islice(ahead, 40):  # freed while the stream is busy: their memory is used again
-        torch.cuda._sleep(1_000_000)
+    for x, label in itertools.islice(ahead, 40):  # freed while work is pending: their memory is used again
         sums.append((x.double().sum(), label.sum()))
+        torch.cuda._sleep(1_000_000)
+    assert set(streams) == {ahead._stream}
+    assert ahead._stream != torch.cuda.current_stream()
     for (total, labels), (x, label) in zip(sums, expected, strict=True):
         assert torch.equal(total, x.double().sum())
         assert torch.equal(labels, label.sum())
+    del ahead._make
     state = ahead.state_dict()
     again = la.AugmentedBatches(rois, plan, **options)
     again.load_state_dict(state)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("pydantic", reason="needs what the command line needs, which `make gpu` does not fetch")
+
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import save_rois
 from lesionaug.errors import ConfigError

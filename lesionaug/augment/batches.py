@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -74,8 +75,19 @@ class AugmentedBatches:
         self._position = 0  # patches given out so far, on all ranks
         self._epoch = -1
         self._rows = self._labels = torch.empty(0, dtype=torch.int64)  # of that epoch, in its order
-        self._stream = torch.cuda.Stream(rois.device) if prefetch and rois.device.type == "cuda" else None
+        self._prefetch = prefetch and rois.device.type == "cuda"
+        self._open()
+
+    def _open(self) -> None:
+        self._stream = torch.cuda.Stream(self.rois.device) if self._prefetch else None
         self._ahead: tuple[Tensor, Tensor, torch.cuda.Event] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stream": None, "_ahead": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
     @property
     def epoch_size(self) -> int:
@@ -91,11 +103,15 @@ class AugmentedBatches:
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         position, step = self._position, self.world_size * self.batch_size
-        self._position += step
         if self._stream is None:
-            return self._make(position)
-        x, label, made = self._ahead or self._make_aside(position)
-        self._ahead = self._make_aside(position + step)
+            x, label = self._make(position)
+            self._position += step
+            return x, label
+        ahead, self._ahead = self._ahead, None
+        x, label, made = ahead or self._make_aside(position)
+        with contextlib.suppress(torch.OutOfMemoryError):  # the next call tries again, and says so
+            self._ahead = self._make_aside(position + step)
+        self._position += step  # last: after an interruption the same batch comes again
         current = torch.cuda.current_stream(self.rois.device)
         current.wait_event(made)
         for tensor in (x, label):  # not to be reused before the current stream is done with it
@@ -104,8 +120,9 @@ class AugmentedBatches:
 
     def _make(self, position: int) -> tuple[Tensor, Tensor]:
         """Make the batch of this rank in the step that begins at `position`."""
-        rows, labels = self._take(position + self.rank * self.batch_size)
-        return self._augment(rows), labels
+        with torch.inference_mode(False):  # tables and batches outlive the caller's mode
+            rows, labels = self._take(position + self.rank * self.batch_size)
+            return self._augment(rows), labels
 
     def _make_aside(self, position: int) -> tuple[Tensor, Tensor, torch.cuda.Event]:
         """The same on a stream of its own, beside what the caller's stream is given from now on."""

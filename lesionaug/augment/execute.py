@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lesionaug.augment import native
-from lesionaug.augment.ops import check_maps, check_output, native_arguments, ready
-from lesionaug.augment.plan import AugmentationParams, AugmentationPlan
+from lesionaug.augment.ops import MAX_SIGMA, check_output, native_arguments, ready
+from lesionaug.augment.philox import check_seed
+from lesionaug.augment.plan import AugmentationParams, AugmentationPlan, originals
 from lesionaug.augment.resample import execute, patch_size, sampling_options
 from lesionaug.data.rois import RoiBatch
 
@@ -103,21 +106,15 @@ class PlannedAugmentation:
                 "the lesions' pixels require gradients, which batches of a plan do not carry: detach them, or use "
                 "lesionaug.augment"
             )
+        self._rois, self._plan, self._seed = rois, plan, check_seed(seed)
         self._size, self._dtype, self._device = patch_size(size), dtype, rois.device
-        sampling = sampling_options(window, out_range, dtype, a, antialias, border, fill)
-        # Each lesion's largest patch, which shows whether any is out of bounds.
-        largest = (plan.base_side + 2 * (plan.scale_low + plan.scale_span)) * rois.diameters
-        every = torch.arange(len(rois), device=rois.device)
-        zeros = torch.zeros(len(rois), device=rois.device)
-        params = AugmentationParams(every, zeros, zeros.to(torch.uint8), zeros[:, None].expand(-1, 2), largest.float())
-        self._sources = ready(params.sources(rois).tensors(), self._size)
-        check_output(self._sources, self._size, sampling, dtype, None)
-        self._backend = native.backend(rois.device)
-        check_maps(self._backend, self._sources, self._size, sampling, check)
-        self._rois = rois  # the call points to its tensors
-        like = torch.empty(0, dtype=dtype, device=rois.device)
-        drawn = plan.arguments(self._backend, rois, seed)
-        self._call = native_arguments(self._backend, self._sources, self._size, sampling, like, drawn)
+        self._sampling = sampling_options(window, out_range, dtype, a, antialias, border, fill)
+        none = originals(rois)[:0]  # rows are drawn in the call
+        self._sources = ready(none.sources(rois).tensors(), self._size)
+        check_output(self._sources, self._size, self._sampling, dtype, None)
+        self._connect()
+        if check or not self._backend.asynchronous:
+            self._check_sides()
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The patches of these rows.
@@ -131,8 +128,41 @@ class PlannedAugmentation:
         """
         if rows.ndim != 1 or rows.dtype != torch.int64 or rows.device != self._device:
             raise ValueError(f"rows must be int64 [N] on {self._device}, got {rows.dtype} {list(rows.shape)}")
+        if self._addresses != self._current_addresses():
+            self._connect()
         rows = rows.contiguous()
         out = torch.empty((len(rows), 1, self._size, self._size), dtype=self._dtype, device=self._device)
         if len(rows):
             self._backend.resample(self._call.of_rows(native.pointer(rows), len(rows), native.pointer(out)))
         return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_backend": None, "_call": None, "_addresses": ()}
+
+    def _connect(self) -> None:
+        """Make the call, which holds the addresses of the lesions' tensors."""
+        self._backend = native.backend(self._device)
+        drawn = self._plan.arguments(self._backend, self._rois, self._seed)
+        like = torch.empty(0, dtype=self._dtype, device=self._device)
+        self._call = native_arguments(self._backend, self._sources, self._size, self._sampling, like, drawn)
+        self._addresses = self._current_addresses()
+
+    def _current_addresses(self) -> tuple[int, ...]:
+        """Where the tensors lie now: sharing a tensor with another process moves it."""
+        s, rois = self._sources, self._rois
+        tensors = (s.pixels, s.offsets, s.sizes, s.centers, s.spacing, rois.lesion_keys, rois.diameters)
+        return tuple(native.pointer(tensor) for tensor in tensors)
+
+    def _check_sides(self) -> None:
+        plan, diameters = self._plan, self._rois.diameters
+        margin = plan.scale_low + plan.scale_span if plan.n_scale else 0.0
+        sides = (plan.base_side + 2 * margin) * diameters.double()
+        most = MAX_SIGMA * self._size if self._sampling.antialias else float(torch.finfo(torch.float32).max)
+        bad = torch.nonzero(~(sides <= most))
+        if len(bad):
+            i = int(bad[0])
+            raise ValueError(
+                f"lesion {self._rois.lesion_ids[i]!r} is too large: its diameter is {float(diameters[i]):g} pixels, so "
+                f"its patches reach a side of {float(sides[i]):g}, more than {most:g} (with antialias=True {MAX_SIGMA} "
+                f"for each of a patch's {self._size} pixels): use larger patches or a coarser image"
+            )

@@ -18,11 +18,13 @@ from lesionaug.data.arrays import MAX_LENGTH, check_pixel_dtype
 
 OUTPUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8)
 MAX_SIZE = 4096  # pixels per side of a patch
+MAX_SIGMA = 256  # source pixels per patch pixel with antialias, kMaxSigma of csrc/resample.h
 
 _PROBLEMS = {
     1: "image_index (roi) of patch {n} is {index}, but must lie in 0 .. {last}",
     2: "the map of patch {n} is not finite: its matrix, angle, shift or side holds NaN or infinity or overflows",
-    3: "the map of patch {n} spans more than 256 source pixels per patch pixel, the limit with antialias=True",
+    3: f"the map of patch {{n}} spans more than {MAX_SIGMA} source pixels per patch pixel, the limit with "
+    "antialias=True",
 }
 
 
@@ -209,7 +211,7 @@ def native_arguments(
     )
 
 
-def check_maps(backend: Any, sources: Sources, size: int, sampling: Sampling, check: bool) -> None:
+def _check_values(backend: Any, sources: Sources, size: int, sampling: Sampling, check: bool) -> None:
     """Raise ValueError for a map no patch can be made of; on a GPU only when asked to, as it waits for the device."""
     if backend.asynchronous:
         if not check:
@@ -264,7 +266,7 @@ def _split(arguments: tuple[Any, ...]) -> tuple[tuple[Any, ...], int, Sampling, 
 
 def _fill(sources: Sources, size: int, sampling: Sampling, out: Tensor, check: bool) -> None:
     backend = native.backend(sources.pixels.device)
-    check_maps(backend, sources, size, sampling, check)
+    _check_values(backend, sources, size, sampling, check)
     if out.numel():
         backend.resample(native_arguments(backend, sources, size, sampling, out))
 
@@ -327,7 +329,7 @@ def _resample_adjoint(gradient: Tensor, *arguments: Any) -> Tensor:
     result = torch.empty(sources.pixels.shape, dtype=incoming.dtype, device=incoming.device)
     sampling = Sampling(antialias, border, a)
     backend = native.backend(sources.pixels.device)
-    check_maps(backend, sources, size, sampling, check)
+    _check_values(backend, sources, size, sampling, check)
     backend.resample_adjoint(native_arguments(backend, sources, size, sampling, incoming), incoming, result)
     return result.to(sources.pixels.dtype)
 
@@ -342,7 +344,7 @@ def _patch_to_image(*arguments: Any) -> Tensor:
     sources = ready(tensors, size)
     backend = native.backend(sources.pixels.device)
     sampling = Sampling(antialias=False)  # the limit on shrinking is not the map's
-    check_maps(backend, sources, size, sampling, check)
+    _check_values(backend, sources, size, sampling, check)
     out = torch.empty((sources.num_patches, 2, 3), dtype=torch.float32, device=sources.pixels.device)
     backend.patch_to_image(native_arguments(backend, sources, size, sampling, None), out)
     return out
