@@ -211,18 +211,25 @@ def native_arguments(
     )
 
 
-def _check_values(backend: Any, sources: Sources, size: int, sampling: Sampling, check: bool) -> None:
-    """Raise ValueError for a map no patch can be made of; on a GPU only when asked to, as it waits for the device."""
+def _checked(backend: Any, sources: Sources, size: int, sampling: Sampling, out: Tensor | None, check: bool) -> Any:
+    """The call, its maps looked at: on a GPU only when asked to, as it waits for the device.
+
+    Raises:
+        ValueError: For a map no patch can be made of.
+    """
+    call = native_arguments(backend, sources, size, sampling, out)
+    looked_at = call
     if backend.asynchronous:
         if not check:
-            return
+            return call
         maps = [None if tensor is None else tensor.cpu() for tensor in sources.tensors()[1:]]
-        sources = Sources(sources.pixels, *maps)  # the check reads no pixels
-    call = native_arguments(backend, sources, size, sampling, None)
-    status, n = backend.module.check_patches(call, torch.get_num_threads())
+        on_host = Sources(sources.pixels, *maps)  # the check reads no pixels
+        looked_at = native_arguments(backend, on_host, size, sampling, None)
+    status, n = backend.module.check_patches(looked_at, torch.get_num_threads())
     if status:
         index = int(sources.image_index[n]) if sources.image_index is not None else n
         raise ValueError(_PROBLEMS[status].format(n=n, index=index, last=sources.num_images - 1))
+    return call
 
 
 def ready(tensors: tuple[Any, ...], size: int) -> Sources:
@@ -266,9 +273,9 @@ def _split(arguments: tuple[Any, ...]) -> tuple[tuple[Any, ...], int, Sampling, 
 
 def _fill(sources: Sources, size: int, sampling: Sampling, out: Tensor, check: bool) -> None:
     backend = native.backend(sources.pixels.device)
-    _check_values(backend, sources, size, sampling, check)
+    call = _checked(backend, sources, size, sampling, out, check)
     if out.numel():
-        backend.resample(native_arguments(backend, sources, size, sampling, out))
+        backend.resample(call)
 
 
 def _resample(*arguments: Any) -> Tensor:
@@ -329,8 +336,8 @@ def _resample_adjoint(gradient: Tensor, *arguments: Any) -> Tensor:
     result = torch.empty(sources.pixels.shape, dtype=incoming.dtype, device=incoming.device)
     sampling = Sampling(antialias, border, a)
     backend = native.backend(sources.pixels.device)
-    _check_values(backend, sources, size, sampling, check)
-    backend.resample_adjoint(native_arguments(backend, sources, size, sampling, incoming), incoming, result)
+    call = _checked(backend, sources, size, sampling, incoming, check)
+    backend.resample_adjoint(call, incoming, result)
     return result.to(sources.pixels.dtype)
 
 
@@ -344,9 +351,9 @@ def _patch_to_image(*arguments: Any) -> Tensor:
     sources = ready(tensors, size)
     backend = native.backend(sources.pixels.device)
     sampling = Sampling(antialias=False)  # the limit on shrinking is not the map's
-    _check_values(backend, sources, size, sampling, check)
+    call = _checked(backend, sources, size, sampling, None, check)
     out = torch.empty((sources.num_patches, 2, 3), dtype=torch.float32, device=sources.pixels.device)
-    backend.patch_to_image(native_arguments(backend, sources, size, sampling, None), out)
+    backend.patch_to_image(call, out)
     return out
 
 
