@@ -8,6 +8,7 @@ ARCHS ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,90)
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*) tests/cuda_on_cpu.h tests/cuda_on_cpu.cpp \
     $(shell grep -l '"cuda_sha256": "' benchmarks/results/*.json 2>/dev/null)
 # `PYTHON=python3 make gpu` uses a Python that has torch for CUDA, nvcc and the build tools already; nothing is fetched.
+# Where the copy has no .git folder, LESIONAUG_COMMIT=<commit> says what it is of.
 PYTHON_GPU ?= $(if $(filter environment command,$(word 1,$(origin PYTHON))),$(PYTHON),$(BIN)/python)
 
 .PHONY: demo test test-full lint format bench gpu clean

@@ -212,6 +212,8 @@ def paired_interval(state: dict, seeds: list[int], arms: tuple[str, str]) -> tup
     gains, patients = [], []
     for seed in seeds:
         names = [n for n in state["runs"] if n.startswith(f"{seed}/") and n.endswith(f"/{arms[1]}")]
+        if not names:
+            continue
         pairs = [(n, n.rsplit("/", 1)[0] + f"/{arms[0]}") for n in names]
         gains.append(np.mean([correct(state, a).astype(float) - correct(state, b) for a, b in pairs], axis=0))
         patients += [f"{seed}/{p}" for p in state["phantoms"][str(seed)]["patients"]]
@@ -243,14 +245,15 @@ def table(state: dict, seeds: list[int]) -> str:
         cells = []
         for seed in seeds:
             right = [correct(state, n) for n in of_arm if n.startswith(f"{seed}/")]
-            cells.append(f"{np.mean([r.sum() for r in right]):g}/{len(right[0])}")
+            cells.append(f"{np.mean([r.sum() for r in right]):g}/{len(right[0])}" if right else "not run")
         right = np.concatenate([correct(state, n) for n in of_arm])
         images = state["runs"][of_arm[0]]["num_images"]
         what = f"{arm} ({images} images)"
         lines.append(f"| {what} | " + " | ".join(cells) + f" | {100 * right.mean():.1f} % |")
-    simple = [state["phantoms"][str(seed)] for seed in seeds]
+    simple = [state["phantoms"][str(seed)] for seed in seeds if str(seed) in state["phantoms"]]
     for kind in simple[0]["simple"]:
         cells = [f"{p['simple'][kind]}/{len(p['truth'])}" for p in simple]
+        cells += ["not run"] * (len(seeds) - len(simple))
         share = sum(p["simple"][kind] for p in simple) / sum(len(p["truth"]) for p in simple)
         lines.append(f"| {kind} on mean, spread, size | " + " | ".join(cells) + f" | {100 * share:.1f} % |")
     lines.append("")
