@@ -74,16 +74,34 @@ def table(found: dict[str, Any]) -> list[list[str]]:
     return cells
 
 
+def others(results: dict[str, Any]) -> str:
+    """What stands below the table: gradients, the plan, batches."""
+    said = []
+    gradients = [row["over_forward"] for name, row in results.items() if name.startswith("gradient[")]
+    if gradients:
+        said.append(f"A backward pass costs {min(gradients):.1f} to {max(gradients):.1f} forward passes")
+    if "plan" in results:
+        said.append(f"the parameters of the fold {1e3 * results['plan']['median_s']:.2f} ms on one core")
+    if "batches" in results:
+        share = results["batches"]["median_s"] / results["batches_bare_operator"]["median_s"]
+        said.append(f"a shuffled batch from `AugmentedBatches` {share:.2f} times `la.augment` of the same patches")
+    shuffled = results.get("batch_of_64[cpu-out-shuffled]")
+    if shuffled:
+        said.append(f"64 shuffled patches alone {1e3 * shuffled['median_s']:.1f} ms")
+    return "; ".join(said) + "." if said else ""
+
+
 def markdown(found: dict[str, Any]) -> str:
     """The block of README.md."""
     cells = table(found)
     about = (
-        f"{found['device']}, {found['threads']} threads, torch {found['torch']}, {found['date']}, `make bench` "
+        f"{found['device']}, {found['threads']} threads, torch {found['torch']}, {found['date']}, `make bench`\n"
         f"(`benchmarks/results/{found['file']}`): one fold, 29,760 patches of 64x64 float32 from 62 lesions."
     )
     lines = [about, "", "| " + " | ".join(cells[0]) + " |", "|---" + "|--:" * (len(cells[0]) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in cells[1:]]
-    return "\n".join(lines)
+    below = others(found["results"])
+    return "\n".join([*lines, "", below] if below else lines)
 
 
 def text(found: dict[str, Any]) -> str:

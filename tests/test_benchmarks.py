@@ -59,6 +59,23 @@ def test_the_table_holds_every_rival_those_that_win_too():
     assert len({len(line) for line in table.text(FOUND).splitlines()}) == 1
 
 
+def test_what_stands_below_the_table():
+    assert table.others(FOUND["results"]) == ""
+    results = {
+        "gradient[a]": {"over_forward": 1.52},
+        "gradient[b]": {"over_forward": 2.31},
+        "plan": {"median_s": 7.5e-4},
+        "batches": {"median_s": 0.18},
+        "batches_bare_operator": {"median_s": 0.2},
+    }
+    expected = (
+        "A backward pass costs 1.5 to 2.3 forward passes; the parameters of the fold 0.75 ms on one core; a shuffled "
+        "batch from `AugmentedBatches` 0.90 times `la.augment` of the same patches."
+    )
+    assert table.others(results) == expected
+    assert table.markdown(FOUND | {"results": FOUND["results"] | results}).endswith(f"|\n\n{expected}")
+
+
 def test_the_table_replaces_what_stands_between_the_marks_and_nothing_else(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{table.BEGIN}\nstale\n{table.END}\nafter\n")
@@ -68,7 +85,7 @@ def test_the_table_replaces_what_stands_between_the_marks_and_nothing_else(tmp_p
         assert text.startswith(f"before\n{table.BEGIN}\nAMD EPYC, 2 threads")
         assert text.endswith(f"|\n{table.END}\nafter\n")
         assert "stale" not in text
-        assert "make bench` (`benchmarks/results/amd-epyc.json`)" in text
+        assert "make bench`\n(`benchmarks/results/amd-epyc.json`)" in text
     readme.write_text("no marks")
     with pytest.raises(SystemExit, match="marked once"):
         table.refresh(readme, FOUND)
