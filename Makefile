@@ -67,7 +67,8 @@ gpu: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)
 	    $(PYTHON_GPU) -m pip install -q --no-build-isolation --no-deps -e .)
 	LESIONAUG_REQUIRE_CUDA=1 $(PYTHON_GPU) -m pytest -q -m gpu $(GPU_TESTS)
 	for tool in memcheck racecheck initcheck; do \
-	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 LESIONAUG_REQUIRE_CUDA=1 compute-sanitizer --error-exitcode 1 --tool $$tool $(PYTHON_GPU) -m pytest -q -m gpu \
+	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 LESIONAUG_REQUIRE_CUDA=1 \
+	    compute-sanitizer --error-exitcode 1 --tool $$tool $(PYTHON_GPU) -m pytest -q -m gpu \
 	        tests/test_resample.py tests/test_cuda_tiled.py tests/test_batches.py \
 	        -k "small or split or bad or far or square or flips or rows" \
 	        -p no:cacheprovider || exit 1; \

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lesionaug as la
-from lesionaug.augment.speed import LIKE_TORCH, SIZE, fold, median_seconds
+from lesionaug.augment.speed import LIKE_TORCH, SIZE, TorchPart, fold, median_seconds
 
 GAN_BATCH, GAN_CHANNELS, GAN_SIZE = 256, 1, 64
 
@@ -31,67 +31,57 @@ def ragged_case(device):
     return rois, params.patch_to_image(rois, SIZE), params.roi
 
 
+def backward_of(forward, images):
+    """The call of the backward pass to `images` from one forward pass, and how many patches that makes."""
+    patches = forward()
+    incoming = torch.randn(patches.shape, generator=torch.Generator().manual_seed(1)).to(patches.device)
+    return lambda: torch.autograd.grad(patches, images, incoming, retain_graph=True)[0], len(patches)
+
+
 def calls(case, device, **how):
     """(forward, backward, patches in a call)."""
     if case == "dense":
         images, maps = dense_case(device)
         images.requires_grad_()
-        make = lambda: la.resample(images, maps, SIZE, **how)  # noqa: E731
-        count = len(maps)
+        index, batch = None, images
     else:
         rois, maps, index = ragged_case(device)
         views = [image.clone().requires_grad_() for image in rois.images]
         batch = la.RoiBatch.from_images(views, rois.centers, rois.diameters)
         images = batch.packed.pixels
-        images.retain_grad()
-        make = lambda: la.resample(batch, maps, SIZE, image_index=index, **how)  # noqa: E731
-        count = len(maps)
-    incoming = torch.randn(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1)).to(device)
-    patches = make()
-    return make, lambda: torch.autograd.grad(patches, images, incoming, retain_graph=True)[0], count
+
+    def forward():
+        return la.resample(batch, maps, SIZE, image_index=index, **how)
+
+    return forward, *backward_of(forward, images)
+
+
+def time_backward(forward, backward, count, device, timed, **about):
+    """Time the backward pass; `over_forward` is its cost in forward passes of the same patches."""
+    seconds = median_seconds(forward, device, 1.0)
+    over = median_seconds(backward, device, 1.0) / seconds
+    timed(backward, outputs=count, size=SIZE, forward_s=seconds, over_forward=over, **about)
 
 
 @pytest.mark.parametrize("kernel", ["antialiased", "plain"])
 @pytest.mark.parametrize("case", ["ragged", "dense"])
 def test_gradient(device, timed, case, kernel):
-    """The backward pass; `over_forward` is its cost in forward passes of the same patches."""
     how = {} if kernel == "antialiased" else LIKE_TORCH
-    forward, backward, count = calls(case, device, **how)
-    seconds = median_seconds(forward, device, 1.0)
-    timed(
-        backward,
-        outputs=count,
-        size=SIZE,
-        forward_s=seconds,
-        over_forward=median_seconds(backward, device, 1.0) / seconds,
-    )
+    time_backward(*calls(case, device, **how), device, timed)
 
 
 def test_gradient_dense_torch(device, timed):
     """`grid_sample`'s backward of the dense case to the images alone, the grid given."""
     images, maps = dense_case(device)
     images.requires_grad_()
-    _, ours, count = calls("dense", device, **LIKE_TORCH)
-    centre = torch.arange(SIZE, device=device) + 0.5
-    across, down = torch.meshgrid(centre, centre, indexing="xy")
-    points = torch.stack([across, down, torch.ones_like(across)], -1)
-    grid = torch.matmul(points, maps.transpose(1, 2)[:, None]) * (2 / GAN_SIZE) - 1
+    part = TorchPart(slice(None), images, maps)
+    grid = part.grid()
 
-    def make():
-        return torch.nn.functional.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    def forward():
+        return part.sample(grid)
 
-    patches = make()
-    incoming = torch.randn(count, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1)).to(device)
-
-    def backward():
-        return torch.autograd.grad(patches, images, incoming, retain_graph=True)[0]
-
+    backward, count = backward_of(forward, images)
+    _, ours, _ = calls("dense", device, **LIKE_TORCH)
     difference = float((backward() - ours()).abs().max())
     assert difference < 1e-3, "not the same computation"
-    seconds = median_seconds(make, device, 1.0)
-    about = {
-        "difference": difference,
-        "forward_s": seconds,
-        "over_forward": median_seconds(backward, device, 1.0) / seconds,
-    }
-    timed(backward, outputs=count, size=SIZE, **about)
+    time_backward(forward, backward, count, device, timed, difference=difference)

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import lesionaug as la
-from benchmarks.rivals import CV
-from lesionaug.augment.batches import AugmentedBatches
+from benchmarks.rivals import CV, opencv_maps
 from lesionaug.augment.philox import MASK32, check_seed
 from lesionaug.augment.speed import SIZE, fold
 
@@ -76,7 +75,7 @@ def test_plan_by_numpy(rois, device, timed):
 
 
 def batches_of(rois):
-    return AugmentedBatches(rois, la.AugmentationPlan(), batch_size=BATCH, seed=0)
+    return la.AugmentedBatches(rois, la.AugmentationPlan(), batch_size=BATCH, seed=0)
 
 
 def test_batches(rois, path, timed):
@@ -113,8 +112,7 @@ class OpenCvDataset(torch.utils.data.Dataset):
 
     def __init__(self, rois, plan):
         self.images = [image.numpy() for image in rois.images]
-        self.matrices = plan.sample(rois, seed=0).patch_to_image(rois, SIZE).double().numpy()
-        self.matrices[:, :, 2] += self.matrices[:, :, 0] / 2 + self.matrices[:, :, 1] / 2 - 0.5
+        self.matrices = opencv_maps(plan.sample(rois, seed=0).patch_to_image(rois, SIZE).double().numpy())
         self.per_lesion = len(plan)
 
     def __len__(self):

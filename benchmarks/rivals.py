@@ -137,10 +137,16 @@ def _processes(
             process.join(10)
 
 
+def opencv_maps(matrices: np.ndarray) -> np.ndarray:
+    """The maps [N, 2, 3] for OpenCV, whose points count from the centre of a pixel, not from its corner."""
+    maps = matrices.copy()
+    maps[:, :, 2] += maps[:, :, 0] / 2 + maps[:, :, 1] / 2 - 0.5
+    return maps
+
+
 def _opencv(work: Work, share_flips: bool, folder: Path | None = None) -> Any:
     images = [image.numpy() for image in work.rois.images]
-    maps = work.matrices()
-    maps[:, :, 2] += maps[:, :, 0] / 2 + maps[:, :, 1] / 2 - 0.5  # OpenCV's points are pixel centres
+    maps = opencv_maps(work.matrices())
     out = work.out[:, 0].numpy()
 
     def setup() -> Any:

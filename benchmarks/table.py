@@ -1,6 +1,8 @@
 """The results of `make bench` on this machine as a table: in the terminal, and in README.md between its two marks.
 
-python -m benchmarks.table [README.md]
+    python -m benchmarks.table [README.md]
+
+Without a file it prints only.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def table(found: dict[str, Any]) -> list[list[str]]:
     return cells
 
 
-def others(results: dict[str, Any]) -> str:
+def below_the_table(results: dict[str, Any]) -> str:
     """What stands below the table: gradients, the plan, batches."""
     said = []
     gradients = [row["over_forward"] for name, row in results.items() if name.startswith("gradient[")]
@@ -100,7 +102,7 @@ def markdown(found: dict[str, Any]) -> str:
     )
     lines = [about, "", "| " + " | ".join(cells[0]) + " |", "|---" + "|--:" * (len(cells[0]) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in cells[1:]]
-    below = others(found["results"])
+    below = below_the_table(found["results"])
     return "\n".join([*lines, "", below] if below else lines)
 
 

@@ -60,7 +60,7 @@ def test_the_table_holds_every_rival_those_that_win_too():
 
 
 def test_what_stands_below_the_table():
-    assert table.others(FOUND["results"]) == ""
+    assert table.below_the_table(FOUND["results"]) == ""
     results = {
         "gradient[a]": {"over_forward": 1.52},
         "gradient[b]": {"over_forward": 2.31},
@@ -72,7 +72,7 @@ def test_what_stands_below_the_table():
         "A backward pass costs 1.5 to 2.3 forward passes; the parameters of the fold 0.75 ms on one core; a shuffled "
         "batch from `AugmentedBatches` 0.90 times `la.augment` of the same patches."
     )
-    assert table.others(results) == expected
+    assert table.below_the_table(results) == expected
     assert table.markdown(FOUND | {"results": FOUND["results"] | results}).endswith(f"|\n\n{expected}")
 
 

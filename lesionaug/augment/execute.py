@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lesionaug.augment import native
 from lesionaug.augment.ops import MAX_SIGMA, check_output, native_arguments, ready
-from lesionaug.augment.philox import check_seed
 from lesionaug.augment.plan import AugmentationParams, AugmentationPlan, originals
 from lesionaug.augment.resample import execute, patch_size, sampling_options
 from lesionaug.data.rois import RoiBatch
@@ -78,8 +77,10 @@ class PlannedAugmentation:
         rois: The lesions; their pixels must not require gradients.
         plan: What is drawn from.
         seed: 0 .. 2^64 - 1.
-        size: And what follows, but for `check`: as `lesionaug.augment`.
+        size: Height and width of a patch, pixels.
+        dtype: Of the patches.
         check: On a CUDA device, wait here and look at the lesions as on the CPU.
+        **options: window, out_range, a, antialias, border, fill: as `lesionaug.augment`.
 
     Raises:
         TypeError, ValueError: As `lesionaug.augment`; where a lesion is too large for some patch of the plan, already
@@ -92,23 +93,18 @@ class PlannedAugmentation:
         plan: AugmentationPlan,
         seed: int = 0,
         size: int = 64,
-        window: tuple[float, float] | None = None,
-        out_range: tuple[float, float] | None = None,
         dtype: torch.dtype = torch.float32,
-        a: float = -0.5,
-        antialias: bool = True,
-        border: str = "reflect",
-        fill: float = 0.0,
         check: bool = False,
+        **options: Any,
     ) -> None:
         if rois.packed.pixels.requires_grad:
             raise ValueError(
                 "the lesions' pixels require gradients, which batches of a plan do not carry: detach them, or use "
                 "lesionaug.augment"
             )
-        self._rois, self._plan, self._seed = rois, plan, check_seed(seed)
+        self._rois, self._plan, self._seed = rois, plan, seed
         self._size, self._dtype, self._device = patch_size(size), dtype, rois.device
-        self._sampling = sampling_options(window, out_range, dtype, a, antialias, border, fill)
+        self._sampling = sampling_options(dtype, **options)
         none = originals(rois)[:0]  # rows are drawn in the call
         self._sources = ready(none.sources(rois).tensors(), self._size)
         check_output(self._sources, self._size, self._sampling, dtype, None)

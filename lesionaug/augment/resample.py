@@ -124,7 +124,9 @@ def execute(
     if not isinstance(check, bool):
         raise TypeError(f"check must be True or False, got {check!r}")
     size = patch_size(size)
-    sampling = sampling_options(window, out_range, dtype, a, antialias, border, fill)
+    sampling = sampling_options(
+        dtype, window=window, out_range=out_range, a=a, antialias=antialias, border=border, fill=fill
+    )
     differentiable = sources.pixels.requires_grad and torch.is_grad_enabled()
     if differentiable and (out is not None or not dtype.is_floating_point):
         raise ValueError("images require gradients, which neither `out` nor uint8 patches can carry: detach the images")
@@ -175,13 +177,14 @@ def patch_size(value: Any) -> int:
 
 
 def sampling_options(
-    window: tuple[float, float] | None,
-    out_range: tuple[float, float] | None,
     dtype: torch.dtype,
-    a: float,
-    antialias: bool,
-    border: str,
-    fill: float,
+    *,
+    window: tuple[float, float] | None = None,
+    out_range: tuple[float, float] | None = None,
+    a: float = Sampling.a,
+    antialias: bool = Sampling.antialias,
+    border: str = Sampling.border,
+    fill: float = Sampling.fill,
 ) -> Sampling:
     """The options of `resample` that say how to sample, checked."""
     if not isinstance(dtype, torch.dtype):

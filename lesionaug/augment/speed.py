@@ -133,11 +133,11 @@ def median_seconds(call: Callable[[], Any], device: torch.device, seconds: float
 
 @dataclass(frozen=True)
 class TorchPart:
-    """The patches of one lesion as `grid_sample` makes them.
+    """The patches of one lesion, or of as many images of one size, as `grid_sample` makes them.
 
     Attributes:
         rows: Which patches these are; rows are lesion-major, equally many for each lesion.
-        image: [1, 1, height, width].
+        image: [1 or n, 1, height, width].
         maps: float32 [n, 2, 3], `patch_to_image`.
     """
 
