@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 
+from lesionaug.data.files import locked
 from lesionaug.data.rois import RoiBatch
-from lesionaug.data.store import save_rois
+from lesionaug.data.store import load_rois, save_rois
 from lesionaug.errors import ConfigError, DataError, EnvironmentProblem, TaskFailed
 from lesionaug.evaluation.classification import confusion_matrix
-from lesionaug.experiment import run as run_module
 from lesionaug.experiment import workers as workers_module
 from lesionaug.experiment.config import RunConfig, preset
 from lesionaug.experiment.groups import classic_groups
 from lesionaug.experiment.results import load_config, load_run
 from lesionaug.experiment.run import run_experiment
-from lesionaug.experiment.task import TaskRunner, check_no_leak, derive_seed, plan_tasks
+from lesionaug.experiment.task import TaskRunner, check_split, derive_seed, plan_tasks
 from lesionaug.training.classifier import load_classifier, predict_probabilities
 
 NUM_LESIONS = 24
@@ -327,7 +327,7 @@ def test_unlabelled_stores_are_refused_before_anything_is_written(tmp_path: Path
 
 
 def test_two_runs_cannot_share_a_folder(store: Path, copy: Path) -> None:
-    with run_module._locked(copy), pytest.raises(ConfigError, match="another process is running in this folder"):
+    with locked(copy), pytest.raises(ConfigError, match="another process is running in this folder"):
         run_experiment(store, copy)
     run_experiment(store, copy)  # the lock is gone with its holder
 
@@ -367,13 +367,16 @@ def test_a_header_that_was_cut_short_is_written_anew(store: Path, tmp_path: Path
 def test_leaks_are_refused_even_when_the_folds_are_right(
     store: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DataError, match=r"split 1 would train on 1 patient\(s\) of its test fold, for one P2"):
-        check_no_leak(("P1", "P2"), ("P2", "P3"), 1)
+    rois = load_rois(store)
+    shared = sorted(rois.patient_ids)[5]
+    rows = [row for row, patient in enumerate(rois.patient_ids) if patient >= shared]
+    with pytest.raises(DataError, match=rf"split 1 .* 1 patient\(s\) to be tested, for one {shared}\."):
+        check_split(rois[[row for row, patient in enumerate(rois.patient_ids) if patient <= shared]], rois[rows], 1)
     runner = TaskRunner.open(store, copy)
     shutil.rmtree(copy / "models")
     everyone = tuple(lesion.lesion_id for lesion in runner._folds.lesions)
     monkeypatch.setattr(type(runner._folds), "train_ids", lambda *_: everyone)
-    with pytest.raises(DataError, match="would train on"):
+    with pytest.raises(DataError, match=r"patient\(s\) to be tested"):
         runner.run(plan_tasks(preset("tiny"), runner._folds)[0])
     assert not (copy / "models").exists()
 

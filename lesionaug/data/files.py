@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lesionaug.errors import ConfigError
+
 
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
@@ -71,3 +73,24 @@ def commit_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync(target.parent)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    import fcntl  # POSIX alone has it
+
+    with (folder / ".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                folder.name,
+                "another process is running in this folder",
+                "Wait for it, stop it, or name another folder",
+            ) from error
+        yield

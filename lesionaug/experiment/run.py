@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lesionaug.data.files import write_json_atomic
+from lesionaug.data.files import locked, write_json_atomic
 from lesionaug.data.folds import Folds, make_folds
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
-from lesionaug.errors import ConfigError, DataError, EnvironmentProblem, LesionaugError
+from lesionaug.errors import ConfigError, DataError, LesionaugError
 from lesionaug.experiment.config import RunConfig, difference, preset
+from lesionaug.experiment.machine import cpu_model, device_name, num_cores, resolve_device, threads
 from lesionaug.experiment.results import (
     RUN_SCHEMA,
     folds_sha256,
@@ -109,7 +106,7 @@ def run_experiment(
         return RunOutcome(config, rois.kind, folds, tasks, _committed(run_dir, tasks, config), ())
     _check_folder(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(run_dir):
+    with locked(run_dir):
         config, folds = _settle(run_dir, config, rois, store_hash)  # again: another process may have begun meanwhile
         done_before = _committed(run_dir, tasks, config)
         _remove_leftovers(run_dir)
@@ -134,7 +131,7 @@ def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash:
     """
     if not (run_dir / "config.json").exists():
         config = config or preset("quick")
-        config = config.model_copy(update={"device": _resolve_device(config.device)})
+        config = config.model_copy(update={"device": resolve_device(config.device)})
         return config, make_folds(rois, config.folds.num_folds, config.folds.seed)
     saved = load_config(run_dir)
     if config is not None:
@@ -147,7 +144,7 @@ def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash:
                 "this run was begun with another configuration",
                 "Repeat the old options to resume, or name a new run folder. Changed:\n  " + "\n  ".join(changed),
             )
-    _resolve_device(saved.device)
+    resolve_device(saved.device)
     info = load_info(run_dir)
     begun_on = info["store"]["manifest_sha256"]
     if begun_on != store_hash:
@@ -204,14 +201,14 @@ def _train(
         if progress is not None:
             progress(sum(steps.values()), total, f"{describe(task)}, {text}")
 
-    num_workers = workers or _worth(total * config.classifier.batch_size, _cores() // config.threads_per_task)
+    num_workers = workers or _worth(total * config.classifier.batch_size, num_cores() // config.threads_per_task)
     num_workers = min(num_workers, len(tasks))
     if config.device == "cpu" and num_workers > 1:
         run_in_processes(
             longest_first, num_workers, store_path, run_dir, on_step, lambda task: on_step(task, task.num_steps, "done")
         )
         return
-    with _threads(config.threads_per_task):
+    with threads(config.threads_per_task):
         runner = TaskRunner(rois, folds, config, run_dir)
         for task in longest_first:
             try:
@@ -257,34 +254,9 @@ def _describe_run(rois: RoiBatch, store_hash: str, config: RunConfig, command: s
             "class_counts": {name: counts[name] for name in rois.classes},
         },
         "versions": versions(),
-        "machine": {"cpu": _cpu_model(), "cores": _cores(), "device": _device_name(config.device)},
+        "machine": {"cpu": cpu_model(), "cores": num_cores(), "device": device_name(config.device)},
         "command": command,
     }
-
-
-def _resolve_device(device: str) -> str:
-    has_cuda = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if has_cuda else "cpu"
-    if device == "cuda" and not has_cuda:
-        raise EnvironmentProblem("--device", "torch finds no CUDA device here", "Use --device cpu in a new run folder")
-    return device
-
-
-def _device_name(device: str) -> str:
-    return str(torch.cuda.get_device_name()) if device == "cuda" else "cpu"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "unknown"
 
 
 def _check_folder(run_dir: Path) -> None:
@@ -325,28 +297,3 @@ def _remove_incomplete(run_dir: Path, missing: Sequence[Task]) -> None:
             raise DataError(f"models/{task.name}", "this is a file or a link, not a model's folder", "Remove it")
         if folder.exists():
             shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go of the lock when the process ends, however it ends."""
-    with (run_dir / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                run_dir.name,
-                "another process is running in this folder",
-                "Wait for it, stop it, or name another folder",
-            ) from error
-        yield
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

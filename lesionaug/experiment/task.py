@@ -13,10 +13,10 @@ import torch
 
 from lesionaug.data.files import commit_directory, write_json_atomic, write_text_atomic
 from lesionaug.data.folds import Folds, load_folds
+from lesionaug.data.provenance import Provenance
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois
 from lesionaug.environment import versions
-from lesionaug.errors import DataError
 from lesionaug.experiment.config import RunConfig
 from lesionaug.experiment.groups import ClassicPool, build_pool, classic_groups
 from lesionaug.experiment.results import TASK_SCHEMA, Predictions, config_sha256, load_config, task_name
@@ -112,13 +112,15 @@ class TaskRunner:
             before_commit: Called when all is ready; what it raises prevents the commit.
 
         Raises:
-            DataError: A patient of the test fold is among the training lesions, or the learning rate is too large.
+            DataError: A patient of the test fold, or a copy of its pixels, is among the training lesions; a learning
+                rate that is too large.
         """
         started = time.monotonic()
         config, split = self._config, task.split
         test = self._select(self._folds.test_ids(split))
-        images, labels, train_patients = self._training_set(task)
-        check_no_leak(train_patients, test.patient_ids, split)
+        train = self._select(self._folds.train_ids(split))
+        check_split(train, test, split)
+        images, labels = self._training_set(train, task)
         trained = train_classifier(
             images,
             labels,
@@ -141,7 +143,7 @@ class TaskRunner:
             predicted=probabilities.argmax(1).numpy(),
             probabilities=probabilities.numpy(),
         )
-        num_train = len(train_patients)
+        num_train = len(train)
         described: dict[str, Any] = {
             "schema": TASK_SCHEMA,
             "task": task.name,
@@ -172,12 +174,11 @@ class TaskRunner:
             write_text_atomic(folder / "history.csv", "epoch,loss,train_accuracy\n" + history)
             write_json_atomic(folder / "task.json", {**described, "seconds": round(time.monotonic() - started, 3)})
 
-    def _training_set(self, task: Task) -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
-        train = self._select(self._folds.train_ids(task.split))
+    def _training_set(self, train: RoiBatch, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
         if self._pool is None or self._pool_split != task.split or self._pool.per_lesion < task.per_lesion:
             self._pool = None  # free the old one before the new one is made: 490 MB at the paper's largest group
             self._pool, self._pool_split = self._build_pool(train, task.per_lesion), task.split
-        return *self._pool.group(task.per_lesion), train.patient_ids
+        return self._pool.group(task.per_lesion)
 
     def _build_pool(self, rois: RoiBatch, per_lesion: int) -> ClassicPool:
         config = self._config
@@ -187,19 +188,17 @@ class TaskRunner:
         return self._rois[[self._row[lesion_id] for lesion_id in lesion_ids]]
 
 
-def check_no_leak(train_patients: tuple[str, ...], test_patients: tuple[str, ...], split: int) -> None:
-    """Refuse a split that would test a patient it has trained on.
+def check_split(train: RoiBatch, test: RoiBatch, split: int) -> None:
+    """Refuse a split that would test a patient, or a copy of one, that it has trained on.
 
     Raises:
-        DataError: Naming one such patient.
+        DataError: Naming one such patient or lesion.
     """
-    both = sorted(set(train_patients) & set(test_patients))
-    if both:
-        raise DataError(
-            "folds.json",
-            f"split {split} would train on {len(both)} patient(s) of its test fold, for one {both[0]}",
-            "Start a new run folder; folds must not be edited",
-        )
+    Provenance.of(train).check_apart(
+        Provenance.of(test),
+        f"split {split} of folds.json",
+        "Take copies of a lesion out of the store, and start a new run folder; folds must not be edited",
+    )
 
 
 def describe(task: Task) -> str:
