@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from lesionaug.cli.console import say, table
+
 if TYPE_CHECKING:
     from cyclopts import App
 
@@ -72,9 +74,9 @@ def run(
     _print_accuracy(load_run(run))
     _print_reductions(outcome.config)
     if len(outcome.done_before) + len(outcome.trained) < len(outcome.tasks):
-        _say("Next: run again without --only to train the models")
+        say("Next: run again without --only to train the models")
     else:
-        _say(f"Next: lesionaug report {shlex.quote(str(run))}")
+        say(f"Next: lesionaug report {shlex.quote(str(run))}")
 
 
 def status(run: Path, /) -> None:
@@ -89,13 +91,13 @@ def status(run: Path, /) -> None:
     missing = results.missing()
     _print_accuracy(results)
     total = len(results.tasks) + len(missing)
-    _say(f"{len(results.tasks)} of {total} models are trained, preset {results.config.preset}.")
+    say(f"{len(results.tasks)} of {total} models are trained, preset {results.config.preset}.")
     for name in missing:
-        _say(f"  missing: {name}")
+        say(f"  missing: {name}")
     if missing:
-        _say("Next: run the same `lesionaug run` again, it resumes")
+        say("Next: run the same `lesionaug run` again, it resumes")
     else:
-        _say(f"Next: lesionaug report {shlex.quote(str(run))}")
+        say(f"Next: lesionaug report {shlex.quote(str(run))}")
 
 
 def register(app: App) -> None:
@@ -141,10 +143,10 @@ def _print_plan(outcome: RunOutcome) -> None:
         ]
         for task in outcome.tasks
     ]
-    _table("Plan; nothing was written", ["model", "training images", "augmentations per lesion", "steps", ""], rows)
+    table("Plan; nothing was written", ["model", "training images", "augmentations per lesion", "steps", ""], rows)
     _print_reductions(outcome.config)
     left = [task for task in outcome.tasks if task.name not in done]
-    _say(
+    say(
         f"{len(left)} of {len(outcome.tasks)} models to train, {sum(task.num_steps for task in left):,} steps of "
         f"{outcome.config.classifier.batch_size} images, on {outcome.config.device}."
     )
@@ -171,7 +173,7 @@ def _print_accuracy(results: RunResults) -> None:
                 ]
             )
     marked = "phantom data, not patients: " if results.kind == "phantom" else ""
-    _table(
+    table(
         f"{marked}accuracy over all test folds, preset {results.config.preset}",
         ["images added per fold", "seed", "correct", "accuracy", "95 % interval (Wilson)"],
         rows,
@@ -180,9 +182,9 @@ def _print_accuracy(results: RunResults) -> None:
 
 def _print_reductions(config: RunConfig) -> None:
     if config.reductions:
-        _say(f"Preset {config.preset} departs from the paper:")
+        say(f"Preset {config.preset} departs from the paper:")
     for line in config.reductions:
-        _say(f"  {line}")
+        say(f"  {line}")
 
 
 def _draw_pictures(rois: Path, run_dir: Path) -> None:
@@ -191,22 +193,3 @@ def _draw_pictures(rois: Path, run_dir: Path) -> None:
         from lesionaug.experiment.pictures import write_pictures
 
         write_pictures(run_dir, rois)
-
-
-def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 and rows and not rows[0][0][0].isdigit() else "right")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console(soft_wrap=True).print(text, highlight=False, markup=False)

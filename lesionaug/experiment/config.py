@@ -24,11 +24,13 @@ Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """Values that do not change, and no others than those named."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PlanConfig(_Frozen):
+class PlanConfig(Frozen):
     """Which augmentations a lesion can have (section III-A): n_rot (1 + n_flip + n_trans + n_scale) of them."""
 
     n_rot: Annotated[int, Field(ge=1)] = paper.N_ROT
@@ -51,7 +53,7 @@ class PlanConfig(_Frozen):
         return AugmentationPlan(n_rot=self.n_rot, n_flip=self.n_flip, n_trans=self.n_trans, n_scale=self.n_scale)
 
 
-class ImageConfig(_Frozen):
+class ImageConfig(Frozen):
     """How a lesion becomes the network's input (docs/definitions.md, section 2); the size is the network's.
 
     Attributes:
@@ -74,14 +76,14 @@ class ImageConfig(_Frozen):
         return window
 
 
-class FoldsConfig(_Frozen):
+class FoldsConfig(Frozen):
     """Cross validation (section IV-A)."""
 
     num_folds: Annotated[int, Field(ge=2)] = paper.NUM_FOLDS
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # scikit-learn takes no larger one
 
 
-class RunConfig(_Frozen):
+class RunConfig(Frozen):
     """Everything that decides the numbers of a run; saved as config.json. The defaults are the paper's.
 
     Attributes:
@@ -127,7 +129,7 @@ class RunConfig(_Frozen):
         """Every departure from the paper's protocol, one readable line each; empty for the paper preset."""
         return [
             _reduction(key, ours, theirs)
-            for key, theirs, ours in _changes(preset("paper"), self)
+            for key, theirs, ours in changed_values(preset("paper"), self)
             if key not in _NOT_THE_PAPERS
         ]
 
@@ -248,10 +250,11 @@ def validate_config(values: Mapping[str, Any], where: str) -> RunConfig:
 
 def difference(old: RunConfig, new: RunConfig) -> list[str]:
     """Readable lines `key: old -> new`, one per value that differs; empty when the two are equal."""
-    return [f"{key}: {_show(before)} -> {_show(after)}" for key, before, after in _changes(old, new)]
+    return [f"{key}: {_show(before)} -> {_show(after)}" for key, before, after in changed_values(old, new)]
 
 
-def _changes(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+def changed_values(old: BaseModel, new: BaseModel) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) of every value in which two configurations of one class differ; nested keys have dots."""
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     return [(key, before[key], after[key]) for key in before if before[key] != after[key]]
 

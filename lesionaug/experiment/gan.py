@@ -1,0 +1,499 @@
+"""The paper's GANs (sections III-B, III-C) on one split: a DCGAN per class or one ACGAN, resumable; and samples.
+
+A folder holds config.json, run.json, folds.json and `gans/`, a folder per GAN: checkpoints and metrics while it trains,
+and `final/` when it is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lesionaug.augment.batches import AugmentedBatches
+from lesionaug.augment.sheet import random_lesions
+from lesionaug.data.files import commit_directory, locked, write_bytes_atomic, write_json_atomic, write_text_atomic
+from lesionaug.data.folds import Folds, load_folds, make_folds
+from lesionaug.data.provenance import Provenance
+from lesionaug.data.rois import RoiBatch
+from lesionaug.data.store import load_rois, manifest_sha256
+from lesionaug.data.synthetic import SyntheticRois, save_synthetic
+from lesionaug.environment import versions
+from lesionaug.errors import ConfigError, DataError
+from lesionaug.experiment.config import changed_values
+from lesionaug.experiment.gan_config import GansConfig, gan_preset, reductions
+from lesionaug.experiment.groups import build_pool, classic_groups
+from lesionaug.experiment.machine import cpu_model, device_name, num_cores, resolve_device, threads
+from lesionaug.experiment.results import Predictions
+from lesionaug.experiment.task import check_split, derive_seed
+from lesionaug.settings import validate
+from lesionaug.training.gan_batches import Batches, FlyingBatches, PoolBatches
+from lesionaug.training.gan_run import GanRun, Progress, train_gan
+from lesionaug.training.synthesis import SavedGan, class_probabilities, load_gan, sample, save_gan
+
+GAN_SCHEMA = 1
+_OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "gans", "figures"})
+
+
+@dataclass(frozen=True)
+class GanTask:
+    """One GAN of a folder.
+
+    Attributes:
+        name: Its folder below gans/.
+        classes: Classes it makes.
+        num_lesions: Training lesions.
+        num_images: Training images.
+        num_steps: Optimiser steps.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    num_lesions: int
+    num_images: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class GansOutcome:
+    """What `train_gans` found and did.
+
+    Attributes:
+        config: The resolved configuration.
+        kind: What the lesions are: "phantom", "imported" or "user".
+        tasks: Every GAN of the folder.
+        done_before: Names of those that were finished before the call.
+        trained: Names of those that it finished.
+    """
+
+    config: GansConfig
+    kind: str
+    tasks: tuple[GanTask, ...]
+    done_before: tuple[str, ...]
+    trained: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every GAN is done."""
+        return len(self.done_before) + len(self.trained) == len(self.tasks)
+
+
+def train_gans(
+    store_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    config: GansConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    dry_run: bool = False,
+) -> GansOutcome:
+    """Train the GANs of one split, or what is missing of them; the same call again resumes, to the same bits.
+
+    Args:
+        store_path: ROI store with a class for every lesion.
+        out: The folder; made if missing.
+        config: What to train; None resumes with the folder's own configuration (`quick` for a new folder).
+        progress: Called as (optimiser steps done, in all, text).
+        should_stop: Asked after every step; True saves a checkpoint and returns.
+        dry_run: Plan and check only, write nothing.
+
+    Raises:
+        ConfigError: Changed configuration, store or versions, a folder in use or of something else.
+        DataError: A store that cannot be trained on, patients on both sides, losses that are no longer finite.
+        EnvironmentProblem: No such device, out of memory.
+    """
+    store_path, out = Path(store_path), Path(out)
+    store_hash, rois = manifest_sha256(store_path), load_rois(store_path)
+    config, folds = _settle(out, config, rois, store_hash)
+    train, test = (_select(rois, ids) for ids in (folds.train_ids(config.split), folds.test_ids(config.split)))
+    check_split(train, test, config.split)
+    tasks = _plan(config, train, len(rois))
+    done = tuple(task.name for task in tasks if _final(out, task).is_dir())
+    if dry_run:
+        return GansOutcome(config, rois.kind, tasks, done, ())
+    _check_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    trained: list[str] = []
+    with locked(out), threads(config.threads):
+        if not (out / "config.json").exists():
+            folds.save(out / "folds.json")
+            write_json_atomic(out / "run.json", _describe(out, rois, store_hash, config))
+            write_json_atomic(out / "config.json", config.model_dump(mode="json"))
+        missing = [task for task in tasks if task.name not in done]
+        total, before = sum(task.num_steps for task in missing), 0
+        for task in missing:
+            report = None if progress is None else _shifted(progress, before, total, task)
+            members = [i for i, label in enumerate(train.labels.tolist()) if train.classes[label] in task.classes]
+            if not _train_one(out, config, task, train[members], test, report, should_stop):
+                break
+            trained.append(task.name)
+            before += task.num_steps
+    return GansOutcome(config, rois.kind, tasks, done, tuple(trained))
+
+
+def _train_one(
+    out: Path,
+    config: GansConfig,
+    task: GanTask,
+    train: RoiBatch,
+    test: RoiBatch,
+    progress: Progress | None,
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Train one GAN and commit it; False where it was stopped."""
+    folder = out / "gans" / task.name
+    folder.mkdir(parents=True, exist_ok=True)
+    seed = derive_seed(f"gan-{config.kind}-{task.name}-split{config.split}-seed{config.seed}")
+    run = train_gan(
+        training_batches(train.to(config.device), config, task, seed),
+        config.gan,
+        num_classes=len(train.classes),
+        seed=seed,
+        device=config.device,
+        folder=folder,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    if not run.finished:
+        return False
+    described: dict[str, Any] = {
+        "kind": config.kind,
+        "classes": list(task.classes),
+        "split": config.split,
+        "seed": config.seed,
+        "window_hu": list(config.image.window_hu),
+        "sources": Provenance.of(train).to_json(),
+        "source_kind": train.kind,
+        "num_images": task.num_images,
+        "versions": versions(),
+    }
+    with commit_directory(folder / "final") as final:
+        save_gan(run.gan, final, described)
+        _write_log(run, final)
+        if config.gan.conditioning == "auxiliary":
+            write_text_atomic(final / "predictions.csv", _as_classifier(run, test, config).to_csv())
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return True
+
+
+def training_batches(train: RoiBatch, config: GansConfig, task: GanTask, seed: int) -> Batches:
+    """The training images of one GAN, on its lesions' device."""
+    size = config.gan.network.image_size
+    if config.data == "fly":
+        batches = AugmentedBatches(
+            train,
+            config.plan.build(),
+            config.gan.batch_size,
+            config.plan.seed,
+            size=size,
+            window=config.image.window_hu,
+            a=config.image.a,
+            antialias=config.image.antialias,
+            border=config.image.border,
+        )
+        return FlyingBatches(batches, task.num_images)
+    per_lesion = task.num_images // len(train) - 1
+    pool = build_pool(train, per_lesion, size=size, plan=config.plan, image=config.image)
+    images, labels = pool.group(per_lesion)
+    return PoolBatches(images, labels, config.gan.batch_size, seed)
+
+
+@dataclass(frozen=True)
+class TrainedGans:
+    """The finished GANs of a folder.
+
+    Attributes:
+        config: Of the folder.
+        gans: By name.
+        kind: What the lesions are: "phantom", "imported" or "user".
+        classes: Of the data, in their order.
+    """
+
+    config: GansConfig
+    gans: dict[str, SavedGan]
+    kind: str
+    classes: tuple[str, ...]
+
+
+def load_gans(out: str | os.PathLike[str]) -> TrainedGans:
+    """Read a folder of `train_gans`.
+
+    Raises:
+        ConfigError: GANs that are not finished.
+        DataError: Not such a folder, or damaged files.
+    """
+    out = Path(out)
+    if out.is_file():
+        pickled = out.suffix in (".pt", ".pth", ".pkl", ".ckpt")
+        rule = "this is a pickle, which can run any code as it is read" if pickled else "this is a file"
+        raise DataError(out.name, rule, "Give the folder that `lesionaug gan train` wrote")
+    config, info = _load_config(out), _load_info(out)
+    folders = sorted((out / "gans").glob("[!.]*")) if (out / "gans").is_dir() else []
+    gans = {folder.name: load_gan(folder / "final") for folder in folders if (folder / "final").is_dir()}
+    classes = tuple(info["classes"])
+    made = {name for gan in gans.values() for name in gan.info["classes"]}
+    if made != set(classes):
+        missing = [name for name in classes if name not in made]
+        raise ConfigError(
+            out.name, f"no GAN for {', '.join(missing)} is finished", "Run `lesionaug gan train` again; it resumes"
+        )
+    for name, gan in gans.items():
+        if gan.info["split"] != config.split or gan.info["kind"] != config.kind:
+            raise DataError(f"{out.name}/gans/{name}", "it is of another split or kind than config.json", "Train anew")
+    return TrainedGans(config, gans, info["kind"], classes)
+
+
+def sample_gans(
+    out: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    per_class: int,
+    seed: int = 0,
+    *,
+    device: str = "auto",
+) -> SyntheticRois:
+    """Make the same number of images of every class, as the paper does, and write them as a store of synthetic ROIs.
+
+    Args:
+        out: Folder of `train_gans`.
+        target: The store's folder, which must not exist.
+        per_class: Images of each class, at least 1.
+        seed: Of the noise, 0 .. 2^64 - 1; the first images of a larger sample are those of a smaller one.
+        device: Where to make them.
+
+    Raises:
+        ConfigError: Fewer than one image, or GANs that are not finished.
+        DataError: A folder that exists already, damaged files.
+    """
+    if per_class < 1:
+        raise ConfigError("--per-class", f"at least one image is needed, got {per_class}", "Give a larger number")
+    if Path(target).exists():  # before anything is computed
+        raise DataError(
+            Path(target).name, "the folder exists already, and nothing is ever overwritten", "Choose a new name"
+        )
+    trained = load_gans(out)
+    images: list[torch.Tensor] = [torch.empty(0)] * len(trained.classes)
+    for gan in trained.gans.values():
+        gan.generator.to(resolve_device(device))
+        for name in gan.info["classes"]:
+            label = gan.info["classes"].index(name) if gan.generator.num_classes else None
+            images[trained.classes.index(name)] = sample(gan, per_class, derive_seed(f"sample-{seed}-{name}"), label)
+    first = next(iter(trained.gans.values())).info
+    sources = [Provenance.from_json(gan.info["sources"]) for gan in trained.gans.values()]
+    rois = SyntheticRois(
+        images=torch.cat(images),
+        labels=torch.arange(len(images)).repeat_interleave(per_class),
+        classes=trained.classes,
+        kind=trained.kind,
+        split=trained.config.split,
+        window_hu=(first["window_hu"][0], first["window_hu"][1]),
+        provenance=Provenance(
+            frozenset().union(*(source.patients for source in sources)),
+            frozenset().union(*(source.lesions for source in sources)),
+            frozenset().union(*(source.contents for source in sources)),
+        ),
+        details={
+            "gan": trained.config.kind,
+            "preset": trained.config.preset,
+            "per_class": per_class,
+            "seed": seed,
+            "generators": {name: gan.sha256 for name, gan in trained.gans.items()},
+            "versions": versions(),
+        },
+    )
+    save_synthetic(rois, target)
+    return rois
+
+
+def draw_figures(store_path: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
+    """Draw OUT/figures of finished GANs: training curves, images of one noise over time, samples beside real ROIs.
+
+    Returns:
+        The PNG files.
+
+    Raises:
+        ConfigError, DataError: As `load_gans`; a folder that changed.
+    """
+    from safetensors.torch import load
+
+    from lesionaug.augment.sheet import figure_png
+    from lesionaug.experiment.gan_figures import curves_figure, samples_figure, strip_figure
+
+    out = Path(out)
+    trained, rois = load_gans(out), load_rois(store_path)
+    config, folds = trained.config, load_folds(out / "folds.json")
+    train = _select(rois, folds.train_ids(config.split))
+    lines = reductions(config)
+    note = f"{config.kind.upper()}, split {config.split}, preset {config.preset}"
+    note += f"; {len(lines)} departures from the paper, see config.json" if lines else "; as in the paper"
+    metrics, strips, made, real = {}, {}, {}, {}
+    for name, gan in trained.gans.items():
+        folder = out / "gans" / name / "final"
+        title = ", ".join(gan.info["classes"])
+        metrics[title] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        strip = load((folder / "strip.safetensors").read_bytes())["strip"].numpy()  # [moments, classes, columns, S, S]
+        for index, label in enumerate(gan.info["classes"]):
+            strips[label] = strip[:, index]
+            wanted = index if gan.generator.num_classes else None
+            made[label] = sample(gan, 16, derive_seed(f"sample-0-{label}"), wanted)[:, 0].numpy()
+    for label, members in random_lesions(train, 16, config.seed):
+        pool = build_pool(train[members], 0, size=config.gan.network.image_size, plan=config.plan, image=config.image)
+        real[label] = pool.images[0, :, 0].numpy()
+    steps = max(int(gan.info["steps"]) for gan in trained.gans.values())
+    pages = {
+        "training": curves_figure(metrics, kind=trained.kind, note=note),
+        "strip": strip_figure(strips, steps=steps, kind=trained.kind, note=note),
+        "samples": samples_figure(made, real, kind=trained.kind, note=note),
+    }
+    (out / "figures").mkdir(exist_ok=True)
+    paths = [out / "figures" / f"{name}.png" for name in pages]
+    for path, figure in zip(paths, pages.values(), strict=True):
+        write_bytes_atomic(path, figure_png(figure))
+    return paths
+
+
+def _settle(out: Path, config: GansConfig | None, rois: RoiBatch, store_hash: str) -> tuple[GansConfig, Folds]:
+    """Bring the wanted configuration and the folder's own together, and get the folds."""
+    if not (out / "config.json").exists():
+        config = config or gan_preset("quick")
+        update = {"device": resolve_device(config.device), "threads": config.threads or num_cores()}
+        config = config.model_copy(update=update)
+        folds = make_folds(rois, config.folds.num_folds, config.folds.seed)
+        if config.split >= folds.num_folds:
+            raise ConfigError(
+                "--split", f"there are splits 0 .. {folds.num_folds - 1}, got {config.split}", "Choose one"
+            )
+        return config, folds
+    saved, info = _load_config(out), _load_info(out)
+    if config is not None:
+        update = {"device": saved.device} if config.device == "auto" else {}
+        update |= {"threads": saved.threads} if config.threads == 0 else {}
+        changed = changed_values(saved, config.model_copy(update=update))
+        if changed:
+            raise ConfigError(
+                out.name,
+                "these GANs were begun with another configuration",
+                "Repeat the old options to resume, or name a new folder. Changed:\n  "
+                + "\n  ".join(f"{key}: {old} -> {new}" for key, old, new in changed),
+            )
+    resolve_device(saved.device)
+    if info["manifest_sha256"] != store_hash:
+        raise ConfigError(
+            out.name,
+            f"these GANs were begun on another ROI store (manifest {info['manifest_sha256'][:12]}, now "
+            f"{store_hash[:12]})",
+            "Give that store, or name a new folder",
+        )
+    if info["folds_sha256"] != hashlib.sha256((out / "folds.json").read_bytes()).hexdigest():
+        raise ConfigError("folds.json", "it was changed since the training began", "Restore the file")
+    return saved, load_folds(out / "folds.json")
+
+
+def _plan(config: GansConfig, train: RoiBatch, num_lesions: int) -> tuple[GanTask, ...]:
+    group = classic_groups((config.group,), config.folds.num_folds, num_lesions, config.plan.n_augmentations)[0]
+    labels = train.labels.tolist()
+    wanted: list[tuple[str, tuple[str, ...]]] = [(f"class-{i}", (name,)) for i, name in enumerate(train.classes)]
+    if config.kind == "acgan":
+        wanted = [("all-classes", train.classes)]
+    tasks = []
+    for name, classes in wanted:
+        lesions = sum(train.classes[label] in classes for label in labels)
+        images = lesions * (1 + group.per_lesion)
+        if images < 2:
+            raise DataError("ROIs", f"{images} training image(s) of {', '.join(classes)}", "A GAN needs two or more")
+        tasks.append(GanTask(name, classes, lesions, images, config.gan.num_steps(images)))
+    return tuple(tasks)
+
+
+def _describe(out: Path, rois: RoiBatch, store_hash: str, config: GansConfig) -> dict[str, Any]:
+    return {
+        "schema": GAN_SCHEMA,
+        "folds_sha256": hashlib.sha256((out / "folds.json").read_bytes()).hexdigest(),
+        "kind": rois.kind,
+        "classes": list(rois.classes),
+        "manifest_sha256": store_hash,
+        "versions": versions(),
+        "machine": {"cpu": cpu_model(), "cores": num_cores(), "device": device_name(config.device)},
+    }
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(out.name, "this is a file", "Name a folder for the GANs")
+    if out.exists() and not (out / "config.json").exists():
+        foreign = sorted(p.name for p in out.iterdir() if p.name not in _OURS and not p.name.endswith(".tmp"))
+        if foreign:
+            raise ConfigError(
+                out.name, f"this folder is not one of GANs, it holds {foreign[0]}", "Name a new or an empty folder"
+            )
+
+
+def _final(out: Path, task: GanTask) -> Path:
+    return out / "gans" / task.name / "final"
+
+
+def _select(rois: RoiBatch, lesion_ids: tuple[str, ...]) -> RoiBatch:
+    row = {lesion_id: i for i, lesion_id in enumerate(rois.lesion_ids)}
+    missing = [lesion_id for lesion_id in lesion_ids if lesion_id not in row]
+    if missing:
+        raise DataError("folds.json", "its lesions are not those of the store", "Name a new folder")
+    return rois[[row[lesion_id] for lesion_id in lesion_ids]]
+
+
+def _shifted(progress: Progress, before: int, total: int, task: GanTask) -> Progress:
+    name = task.classes[0] if len(task.classes) == 1 else "all classes"
+    return lambda done, _, text: progress(before + done, total, f"{name}: {text}" if text else name)
+
+
+def _write_log(run: GanRun, folder: Path) -> None:
+    from safetensors.torch import save
+
+    write_text_atomic(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in run.metrics))
+    write_bytes_atomic(folder / "strip.safetensors", save({"strip": run.strip.contiguous()}))
+
+
+def _as_classifier(run: GanRun, test: RoiBatch, config: GansConfig) -> Predictions:
+    """What the class head of an ACGAN's discriminator makes of the test fold (section IV-C)."""
+    pool = build_pool(test, 0, size=config.gan.network.image_size, plan=config.plan, image=config.image)
+    probabilities = class_probabilities(run.gan.discriminator, pool.group(0)[0])
+    return Predictions(
+        classes=test.classes,
+        lesion_ids=test.lesion_ids,
+        patient_ids=test.patient_ids,
+        folds=(config.split,) * len(test),
+        labels=test.labels.cpu().numpy(),
+        predicted=probabilities.argmax(1).numpy(),
+        probabilities=probabilities.numpy(),
+    )
+
+
+def _load_config(out: Path) -> GansConfig:
+    return validate(GansConfig, _read_json(out, "config.json"), "config.json")
+
+
+def _load_info(out: Path) -> dict[str, Any]:
+    info = _read_json(out, "run.json")
+    if info.get("schema") != GAN_SCHEMA:
+        raise DataError(
+            "run.json",
+            f"its schema is {str(info.get('schema'))[:20]}, this release reads {GAN_SCHEMA}",
+            "Use the release that wrote it",
+        )
+    return info
+
+
+def _read_json(out: Path, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads((out / name).read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise DataError(
+            out.name, f"there is no {name} in it", "Give the folder that `lesionaug gan train` wrote"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{out.name}/{name}", f"it cannot be read ({error})", "Train in a new folder") from error

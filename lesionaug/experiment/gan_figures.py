@@ -1,0 +1,122 @@
+"""The figures of GAN training: curves, images of one noise as training goes on, and random samples beside real ROIs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from lesionaug.augment.sheet import banner, drawing_style
+from lesionaug.experiment.figures import BLUE, GREY, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Images = npt.NDArray[Any]
+
+
+def curves_figure(metrics: Mapping[str, Sequence[Mapping[str, float]]], *, kind: str, note: str) -> Figure:
+    """Losses, and what the discriminator makes of real and synthetic images, of each GAN.
+
+    Args:
+        metrics: Name of a GAN -> its blocks of steps, see `GanRun.metrics`.
+        kind: Kind of the data, for the banner.
+        note: What departs from the paper, in small print.
+    """
+    with drawing_style():
+        figure = Figure(figsize=(7.4, 0.7 + 2.3 * len(metrics)))
+        for row, (name, blocks) in zip(figure.subplots(len(metrics), 2, squeeze=False), metrics.items(), strict=True):
+            steps = [block["step"] for block in blocks]
+            _lines(row[0], steps, blocks, {"loss_d": ("discriminator", BLUE), "loss_g": ("generator", ORANGE)})
+            _lines(row[1], steps, blocks, {"d_real": ("D(x)", BLUE), "d_fake": ("D(G(z))", ORANGE)})
+            classes = {"class_real": ("class of x right", GREY), "class_fake": ("class of G(z) right", "black")}
+            _lines(row[1], steps, blocks, {key: value for key, value in classes.items() if key in blocks[0]}, "--")
+            row[0].set(ylabel="loss", xlabel="step")
+            row[1].set(ylabel="mean over the images", xlabel="step", ylim=(-0.02, 1.02))
+            row[1].axhline(0.5, color="#DDDDDD", linewidth=0.8, zorder=0)
+            row[0].set_title(name, fontsize=9, loc="left", weight="bold")
+            for axis in row:
+                axis.legend(fontsize=7.5)
+        _say(figure, kind, note)
+    return figure
+
+
+def _lines(
+    axis: Axes,
+    steps: Sequence[float],
+    blocks: Sequence[Mapping[str, float]],
+    lines: Mapping[str, tuple[str, str]],
+    style: str = "-",
+) -> None:
+    for key, (label, colour) in lines.items():
+        axis.plot(steps, [block.get(key, np.nan) for block in blocks], style, color=colour, linewidth=1.1, label=label)
+
+
+def strip_figure(strips: Mapping[str, Images], *, steps: int, kind: str, note: str) -> Figure:
+    """Images of one fixed noise as training went on, of each class: downwards in time.
+
+    Args:
+        strips: Class -> uint8 [moments, columns, S, S].
+        steps: Optimiser steps of the whole training, for the labels.
+        kind: Kind of the data, for the banner.
+        note: What departs from the paper, in small print.
+    """
+    moments = max(len(images) for images in strips.values())
+    columns = next(iter(strips.values())).shape[1]
+    with drawing_style():
+        figure = Figure(figsize=(0.6 + 0.5 * columns * len(strips), 0.8 + 0.5 * moments))
+        axes = figure.subplots(1, len(strips), squeeze=False)[0]
+        for axis, (name, images) in zip(axes, strips.items(), strict=True):
+            _mosaic(axis, images)
+            axis.set_title(name, fontsize=9)
+        size = next(iter(strips.values())).shape[-1]
+        places = [(row + 0.5) * size for row in range(moments)]
+        axes[0].set_yticks(places, [f"{steps * (row + 1) // moments:,}" for row in range(moments)], fontsize=7)
+        axes[0].set_ylabel("step")
+        _say(figure, kind, note)
+    return figure
+
+
+def samples_figure(
+    synthetic: Mapping[str, Images], real: Mapping[str, Images], *, columns: int = 8, kind: str, note: str
+) -> Figure:
+    """Synthetic ROIs beside real ones, class by class (Fig. 6); the first of a random sample, none picked.
+
+    Args:
+        synthetic: Class -> [N, S, S] in (0, 1).
+        real: Class -> [M, S, S] in (0, 1), training lesions.
+        columns: Images per row; two rows of each.
+        kind: Kind of the data, for the banner.
+        note: What departs from the paper, in small print.
+    """
+    with drawing_style():
+        figure = Figure(figsize=(0.4 + 1.0 * columns, 0.8 + 1.35 * len(synthetic)))
+        axes = figure.subplots(len(synthetic), 2, squeeze=False)
+        for row, (name, made) in zip(axes, synthetic.items(), strict=True):
+            for axis, images, what in ((row[0], made, "synthetic"), (row[1], real[name], "training lesions")):
+                chosen = images[: 2 * columns]
+                if len(chosen) < 2 * columns:  # blank where there are no more
+                    blank = np.ones((2 * columns - len(chosen), *chosen.shape[1:]), dtype=chosen.dtype)
+                    chosen = np.concatenate([chosen, blank])
+                _mosaic(axis, chosen.reshape(2, columns, *chosen.shape[1:]) * 255)
+                axis.set_title(f"{name}: {what}", fontsize=9)
+        _say(figure, kind, note)
+    return figure
+
+
+def _mosaic(axis: Axes, images: Images) -> None:
+    """[rows, columns, S, S] with values in 0 .. 255, black to white, edge to edge."""
+    rows, columns, height, width = images.shape
+    picture = images.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _say(figure: Figure, kind: str, note: str) -> None:
+    text = banner(kind)
+    figure.supxlabel(f"{text}\n{note}" if note else text, fontsize=8, weight="bold")

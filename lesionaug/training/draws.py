@@ -1,0 +1,62 @@
+"""Everything random in a GAN's training, drawn from its seed and the step (Philox, docs/definitions.md section 3).
+
+Nothing has a state: step t draws the same whether it was reached in one go or after a stop, on the CPU or on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lesionaug.augment.philox import philox
+
+Noise = Literal["uniform", "normal"]
+# In place of a lesion's key (a lesion's own may collide with one in 2^64).
+_ORDER, _NOISE, _CLASSES, _TRANSFORMS = 0xFFFFFF00, 0xFFFFFF01, 0xFFFFFF02, 0xFFFFFF03
+_UNIT = 2.0**-32
+
+
+def _words(seed: int, purpose: int, step: int, count: int, device: torch.device) -> Tensor:
+    """[count, 4] words of 32 bits."""
+    i = torch.arange(count, device=device)
+    fixed = [torch.full_like(i, value) for value in (step, purpose, 0)]
+    return philox(torch.stack([i, *fixed], 1), seed)
+
+
+def _uniform(words: Tensor) -> Tensor:
+    """Float64 in (0, 1), never an end."""
+    return (words.double() + 0.5) * _UNIT
+
+
+def draw_noise(kind: Noise, seed: int, step: int, count: int, size: int, device: torch.device) -> Tensor:
+    """Draw z for the generator: "uniform" in (-1, 1), as the paper trains, or "normal", as it says once (IV-B.2).
+
+    Returns:
+        [count, size] float32.
+    """
+    needed = count * size
+    if kind == "uniform":
+        u = _uniform(_words(seed, _NOISE, step, -(-needed // 4), device))
+        return (2 * u.flatten()[:needed] - 1).float().view(count, size)
+    u = _uniform(_words(seed, _NOISE, step, -(-needed // 4), device)).view(-1, 2, 2)  # Box-Muller takes pairs
+    radius, angle = (-2 * u[:, 0].log()).sqrt(), 2 * math.pi * u[:, 1]
+    normal = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
+    return normal.flatten()[:needed].float().view(count, size)
+
+
+def draw_classes(seed: int, step: int, count: int, num_classes: int, device: torch.device) -> Tensor:
+    """Draw the classes that the generator is to make, each as likely as the others: int64 [count]."""
+    return _words(seed, _CLASSES, step, count, device)[:, 0] * num_classes >> 32
+
+
+def draw_order(seed: int, epoch: int, count: int, device: torch.device) -> Tensor:
+    """Draw the order of an epoch: a permutation int64 [count]."""
+    return _words(seed, _ORDER, epoch, count, device)[:, 0].sort(stable=True).indices
+
+
+def draw_transforms(seed: int, step: int, count: int, device: torch.device) -> Tensor:
+    """Eight uniform numbers in (0, 1) for each of `count` images: float64 [count, 8]."""
+    return _uniform(_words(seed, _TRANSFORMS, step, 2 * count, device)).view(count, 8)
