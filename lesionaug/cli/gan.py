@@ -58,7 +58,7 @@ def train(
         dry_run: Check everything and list what would be trained; write nothing.
     """
     from lesionaug.cli.progress import progress
-    from lesionaug.experiment.gan import draw_figures, train_gans
+    from lesionaug.experiment.gan import class_head_predictions, draw_figures, load_gans, train_gans
     from lesionaug.experiment.gan_config import resolve_gans
 
     given = (preset, kind, config, split, data, seed, device, threads)
@@ -74,6 +74,13 @@ def train(
     if not outcome.finished:
         say("Stopped; what was done is saved. Run the same command again, it resumes")
         return _INTERRUPTED
+    judged = class_head_predictions(load_gans(out), out)
+    if judged is not None:
+        summary = judged.summary
+        say(
+            f"The discriminator as a classifier: {summary.num_correct} of {summary.total} test lesions correct "
+            f"({100 * summary.accuracy:.1f} %)"
+        )
     for path in draw_figures(rois, out):
         say(f"  {path}")
     say(f"Next: lesionaug gan sample {shlex.quote(str(out))} SYNTHETIC --per-class 1000")

@@ -94,3 +94,16 @@ def locked(folder: Path) -> Iterator[None]:
                 "Wait for it, stop it, or name another folder",
             ) from error
         yield
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether it is what a process left that was killed as it wrote: the temporary of one of the functions above."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what killed processes left half-written; only under the lock, when nobody is writing."""
+    for folder in folders:
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if is_leftover(entry):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

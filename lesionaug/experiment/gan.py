@@ -19,7 +19,15 @@ import torch
 
 from lesionaug.augment.batches import AugmentedBatches
 from lesionaug.augment.sheet import random_lesions
-from lesionaug.data.files import commit_directory, locked, write_bytes_atomic, write_json_atomic, write_text_atomic
+from lesionaug.data.files import (
+    commit_directory,
+    is_leftover,
+    locked,
+    remove_leftovers,
+    write_bytes_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
 from lesionaug.data.folds import Folds, load_folds, make_folds
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.rois import RoiBatch
@@ -122,6 +130,7 @@ def train_gans(
     out.mkdir(parents=True, exist_ok=True)
     trained: list[str] = []
     with locked(out), threads(config.threads):
+        remove_leftovers(out, *out.glob("gans/*"))
         if not (out / "config.json").exists():
             folds.save(out / "folds.json")
             write_json_atomic(out / "run.json", _describe(out, rois, store_hash, config))
@@ -248,6 +257,22 @@ def load_gans(out: str | os.PathLike[str]) -> TrainedGans:
         if gan.info["split"] != config.split or gan.info["kind"] != config.kind:
             raise DataError(f"{out.name}/gans/{name}", "it is of another split or kind than config.json", "Train anew")
     return TrainedGans(config, gans, info["kind"], classes)
+
+
+def class_head_predictions(trained: TrainedGans, out: str | os.PathLike[str]) -> Predictions | None:
+    """What an ACGAN's discriminator says of the test fold; None of other GANs.
+
+    Raises:
+        DataError: A damaged file.
+    """
+    if trained.config.gan.conditioning != "auxiliary":
+        return None
+    (name,) = trained.gans
+    file = Path(out) / "gans" / name / "final" / "predictions.csv"
+    try:
+        return Predictions.from_csv(file.read_text(encoding="utf-8"), trained.classes)
+    except (OSError, ValueError) as error:
+        raise DataError(file.name, f"it cannot be read ({error})", "Train in a new folder") from error
 
 
 def sample_gans(
@@ -427,7 +452,7 @@ def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(out.name, "this is a file", "Name a folder for the GANs")
     if out.exists() and not (out / "config.json").exists():
-        foreign = sorted(p.name for p in out.iterdir() if p.name not in _OURS and not p.name.endswith(".tmp"))
+        foreign = sorted(p.name for p in out.iterdir() if p.name not in _OURS and not is_leftover(p))
         if foreign:
             raise ConfigError(
                 out.name, f"this folder is not one of GANs, it holds {foreign[0]}", "Name a new or an empty folder"

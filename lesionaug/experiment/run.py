@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lesionaug.data.files import locked, write_json_atomic
+from lesionaug.data.files import is_leftover, locked, remove_leftovers, write_json_atomic
 from lesionaug.data.folds import Folds, make_folds
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
@@ -109,7 +109,7 @@ def run_experiment(
     with locked(run_dir):
         config, folds = _settle(run_dir, config, rois, store_hash)  # again: another process may have begun meanwhile
         done_before = _committed(run_dir, tasks, config)
-        _remove_leftovers(run_dir)
+        remove_leftovers(run_dir, run_dir / "models")
         if not (run_dir / "config.json").exists():
             folds.save(run_dir / "folds.json")
             described = _describe_run(rois, store_hash, config, command)
@@ -264,25 +264,11 @@ def _check_folder(run_dir: Path) -> None:
         raise ConfigError(run_dir.name, "this is a file", "Name a folder for the run")
     if not run_dir.exists() or (run_dir / "config.json").exists():
         return
-    foreign = sorted(
-        entry.name for entry in run_dir.iterdir() if entry.name not in _OURS and not _is_leftover(entry.name)
-    )
+    foreign = sorted(entry.name for entry in run_dir.iterdir() if entry.name not in _OURS and not is_leftover(entry))
     if foreign:
         raise ConfigError(
             run_dir.name, f"this folder is no run, it holds {foreign[0]}", "Name a new or an empty folder"
         )
-
-
-def _is_leftover(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
-
-
-def _remove_leftovers(run_dir: Path) -> None:
-    """Remove what killed runs left half-written; only under the lock, when nobody is writing."""
-    for folder in (run_dir, run_dir / "models"):
-        for entry in folder.iterdir() if folder.is_dir() else ():
-            if _is_leftover(entry.name):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _remove_incomplete(run_dir: Path, missing: Sequence[Task]) -> None:

@@ -13,7 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lesionaug.data.files import commit_directory, write_bytes_atomic, write_json_atomic, write_text_atomic
+from lesionaug.data.files import (
+    commit_directory,
+    remove_leftovers,
+    write_bytes_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
 from lesionaug.errors import DataError
 
 CHECKPOINT_SCHEMA = 1
@@ -44,8 +50,7 @@ class Checkpoints:
         from safetensors.torch import save
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._folder.glob(".step-*.tmp"):  # of a process that was killed as it wrote
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(self._folder)
         target = self._folder / f"step-{step:09d}"
         if not target.exists():
             content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
