@@ -16,16 +16,22 @@ import numpy as np
 import pytest
 import torch
 
+import lesionaug as la
 from lesionaug.cli import main
 from lesionaug.data.folds import load_folds
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, save_rois
 from lesionaug.data.synthetic import load_synthetic
 from lesionaug.errors import ConfigError, DataError
-from lesionaug.experiment import paper
-from lesionaug.experiment.gan import load_gans, sample_gans, train_gans
+from lesionaug.evaluation.memorisation import view_params
+from lesionaug.experiment import gan_evaluation, gan_samples, paper
+from lesionaug.experiment.config import preset
+from lesionaug.experiment.gan import train_gans
 from lesionaug.experiment.gan_config import gan_preset, reductions, resolve_gans
+from lesionaug.experiment.gan_evaluation import evaluate_gans
+from lesionaug.experiment.gan_samples import load_gans, sample_gans
 from lesionaug.experiment.results import Predictions
+from lesionaug.experiment.run import run_experiment
 from tests.test_run import make_store
 
 TINY = gan_preset("tiny").model_copy(update={"threads": 1})
@@ -199,6 +205,91 @@ def test_unfinished_gans_are_not_sampled(trained: Path, tmp_path: Path) -> None:
         sample_gans(trained, tmp_path / "s", 0)
     with pytest.raises(DataError, match="exists already"):
         sample_gans(trained, tmp_path, 1)
+
+
+def test_copies_of_training_lesions_are_left_out(
+    trained: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Every other image of the first class is replaced by a training lesion, turned."""
+    rois = load_rois(store)
+    folds = load_folds(trained / "folds.json")
+    cyst = rois[[i for i, id_ in enumerate(rois.lesion_ids) if id_ in folds.train_ids(0) and int(rois.labels[i]) == 0]]
+    who, views = torch.arange(40) % len(cyst), torch.arange(40) * 27
+    copies = la.augment(cyst, view_params(cyst, who, views), window=(-160, 240))
+    honest = gan_samples.sample
+
+    def half(gan, count, seed, label=None):
+        images = honest(gan, count, seed, label)
+        if gan.info["classes"] == ["cyst"]:
+            images[::2] = copies[: len(images[::2])]
+        return images
+
+    monkeypatch.setattr(gan_samples, "sample", half)
+    assert run_cli("gan", "sample", trained, tmp_path / "s", "--per-class", 6, "--reject-copies", store) == 0
+    assert "left out: 6 cyst, 0 metastasis, 0 hemangioma" in capsys.readouterr().out
+    kept = load_synthetic(tmp_path / "s")
+    assert kept.details["copies_rejected"] == {"cyst": 6, "metastasis": 0, "hemangioma": 0}
+    monkeypatch.undo()
+    whole = sample_gans(trained, tmp_path / "t", 12)
+    assert torch.allclose(kept.images[:6], whole.images[1:12:2], atol=1e-6)
+
+    monkeypatch.setattr(gan_samples, "sample", lambda gan, count, seed, label=None: copies[:1].repeat(count, 1, 1, 1))
+    with pytest.raises(DataError, match="0 are no copies of training lesions"):
+        sample_gans(trained, tmp_path / "u", 6, reject_copies=store)
+    assert not (tmp_path / "u").exists()
+    with pytest.raises(ConfigError, match="not the store the GANs were trained on"):
+        sample_gans(trained, tmp_path / "u", 6, reject_copies=make_other(tmp_path / "other"))
+
+
+def make_other(path: Path) -> Path:
+    rois = load_rois(make_store(path.with_name("first"), seed=1))
+    renamed = RoiBatch.from_images(rois.images, rois.centers, rois.diameters, labels=rois.labels, classes=rois.classes)
+    save_rois(renamed, path)
+    return path
+
+
+def test_an_evaluation(trained: Path, store: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    gans = tmp_path / "gans"
+    shutil.copytree(trained, gans)
+    preset_steps(monkeypatch)
+    assert run_cli("gan", "evaluate", store, gans, "--per-class", 20) == 0
+    out = capsys.readouterr().out
+    for text in ("phantom data, not patients", "KID to training lesions", "copies", "collapsed", "docs/gans.md"):
+        assert text in out
+    found = json.loads((gans / "evaluation/evaluation.json").read_text())
+    assert (found["split"], found["kind"], found["gan"], found["per_class"]) == (0, "phantom", "dcgan", 20)
+    for numbers in found["classes"].values():
+        kid = numbers["kid_to_training"]
+        assert kid["held-out lesions"]["value"] < kid["noise"]["value"]
+        assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in kid.values())
+        assert numbers["diversity"]["collapsed"]  # twelve steps teach nothing
+        assert 0 <= numbers["memorisation"]["nearer_to_training"]["value"] <= 1
+        assert numbers["frechet"]["warning"]
+    before = (gans / "evaluation/classifier/model.safetensors").stat().st_mtime_ns
+    evaluate_gans(store, gans, per_class=20)
+    assert (gans / "evaluation/classifier/model.safetensors").stat().st_mtime_ns == before
+    assert json.loads((gans / "evaluation/evaluation.json").read_text()) == found
+
+    run = tmp_path / "run"
+    run_experiment(store, run, preset("tiny"), workers=1)
+    with_run = evaluate_gans(store, gans, run=run, per_class=20)
+    assert with_run.features_of == "the run's CNN of classic group 30 on this split"
+    other = preset("tiny").model_copy(update={"folds": preset("tiny").folds.model_copy(update={"seed": 1})})
+    run_experiment(store, tmp_path / "run2", other, only="folds")
+    with pytest.raises(ConfigError, match="other folds or another window"):
+        evaluate_gans(store, gans, run=tmp_path / "run2", per_class=20)
+    with pytest.raises(ConfigError, match="at least 20 images"):
+        evaluate_gans(store, gans, per_class=5)
+    with pytest.raises(ConfigError, match="not the store the GANs were trained on"):
+        evaluate_gans(make_other(tmp_path / "other"), gans)
+
+
+def preset_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier for the features in seconds."""
+    quick = preset("quick")
+    short = quick.model_copy(update={"classifier": quick.classifier.model_copy(update={"steps": 40})})
+    monkeypatch.setattr(gan_evaluation, "preset", lambda name: short)
 
 
 def test_presets_and_files() -> None:

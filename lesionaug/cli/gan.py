@@ -1,13 +1,13 @@
-"""`lesionaug gan train` and `lesionaug gan sample`: the paper's GANs beside the experiment (sections III-B, III-C)."""
+"""`lesionaug gan train|sample|evaluate`: the paper's GANs beside the experiment (sections III-B, III-C)."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from lesionaug.experiment.gan import GansOutcome
+    from lesionaug.experiment.gan_evaluation import Evaluation
 
 _Flag = Annotated[bool, Parameter(negative=())]
 _INTERRUPTED = 130
@@ -58,8 +59,9 @@ def train(
         dry_run: Check everything and list what would be trained; write nothing.
     """
     from lesionaug.cli.progress import progress
-    from lesionaug.experiment.gan import class_head_predictions, draw_figures, load_gans, train_gans
+    from lesionaug.experiment.gan import train_gans
     from lesionaug.experiment.gan_config import resolve_gans
+    from lesionaug.experiment.gan_samples import class_head_predictions, draw_figures, load_gans
 
     given = (preset, kind, config, split, data, seed, device, threads)
     resume = (out / "config.json").exists() and all(option is None for option in given)
@@ -94,6 +96,7 @@ def sample(
     *,
     per_class: int,
     seed: int = 0,
+    reject_copies: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Make synthetic ROIs, the same number of every class, and store them with whom the GANs learned from.
@@ -105,15 +108,94 @@ def sample(
         out: Folder to create.
         per_class: Images of each class.
         seed: Seed of the noise.
+        reject_copies: The ROI store they were trained on: images nearer to a training lesion, under any flip, angle and
+            scale, than lesions of different patients are to each other are left out and replaced.
         device: Where to make them.
     """
-    from lesionaug.experiment.gan import sample_gans
+    from lesionaug.experiment.gan_samples import sample_gans
 
-    rois = sample_gans(gans, out, per_class, seed, device=device)
+    rois = sample_gans(gans, out, per_class, seed, reject_copies=reject_copies, device=device)
     say(
         f"{out}: {len(rois):,} synthetic ROIs, {per_class:,} of each of {', '.join(rois.classes)} "
         f"(learned from {rois.kind} data, for split {rois.split} only)"
     )
+    if reject_copies is not None:
+        left_out = ", ".join(f"{count} {name}" for name, count in rois.details["copies_rejected"].items())
+        say(f"Copies of training lesions left out: {left_out}")
+
+
+def evaluate(
+    rois: Path,
+    gans: Path,
+    /,
+    *,
+    run: Path | None = None,
+    per_class: int = 200,
+    seed: int = 0,
+) -> None:
+    """Measure GANs: distance from real lesions, diversity, memorisation; each number beside its baseline.
+
+    Writes GANS/evaluation/evaluation.json and gallery.png, the synthetic images nearest to a training lesion.
+
+    Args:
+        rois: The ROI store they were trained on.
+        gans: Folder that `lesionaug gan train` wrote.
+        run: A run on the same store and folds, whose classifier gives the features; one is trained by default.
+        per_class: Synthetic images of each class.
+        seed: Of their noise and of the intervals.
+    """
+    from lesionaug.cli.progress import progress
+    from lesionaug.experiment.gan_evaluation import evaluate_gans
+
+    with progress("Evaluating") as step:
+        found = evaluate_gans(rois, gans, run=run, per_class=per_class, seed=seed, progress=step)
+    _print_evaluation(found)
+    say(f"Features of {found.features_of}. Details: docs/gans.md")
+    for name in ("evaluation.json", "gallery.png"):
+        say(f"  {found.folder / name}")
+
+
+def _print_evaluation(found: Evaluation) -> None:
+    marked = "phantom data, not patients: " if found.kind == "phantom" else ""
+
+    def row(name: str, show: Callable[[Mapping[str, Any]], str]) -> list[str]:
+        return [name, *(show(numbers) for numbers in found.classes.values())]
+
+    def kid(key: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda numbers: _interval(numbers["kid_to_training"][key])
+
+    def beside(key: str) -> Callable[[Mapping[str, Any]], str]:
+        def show(numbers: Mapping[str, Any]) -> str:
+            near = numbers["neighbourhoods"]
+            return f"{near['synthetic'][key]:.2f} ({near['held-out lesions'][key]:.2f})"
+
+        return show
+
+    def known(key: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda numbers: _interval(numbers["memorisation"][key])
+
+    rows = [
+        row("KID to training lesions", kid("synthetic")),
+        row("  of held-out lesions", kid("held-out lesions")),
+        row("  of blurred lesions", kid("blurred training lesions")),
+        row("  of noise", kid("noise")),
+        row("density (of held-out)", beside("density")),
+        row("coverage (of held-out)", beside("coverage")),
+        row("seen as their class", lambda numbers: f"{100 * numbers['classified_as_wanted']:.0f} %"),
+        row("spread, of real lesions'", lambda numbers: f"{numbers['diversity']['spread']:.2f}"),
+        row("doubles", lambda numbers: f"{100 * numbers['diversity']['doubles']:.0f} %"),
+        row("collapsed", lambda numbers: "YES" if numbers["diversity"]["collapsed"] else "no"),
+        row("nearer to training (0.5)", known("nearer_to_training")),
+        row("copies", lambda numbers: f"{100 * numbers['memorisation']['copies']:.0f} %"),
+        row("members known by D (0.5)", known("membership_by_discriminator")),
+        row("by distance (0.5)", known("membership_by_distance")),
+    ]
+    table(f"{marked}synthetic ROIs, with 95 % intervals", ["", *found.classes], rows)
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    middle = value.get("value", value.get("auc", 0.0))
+    return f"{middle:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
 def register(app: App) -> None:
@@ -121,6 +203,7 @@ def register(app: App) -> None:
     group = App(name="gan", help="Train GANs on one split, and make synthetic ROIs with them.")
     group.command(train)
     group.command(sample)
+    group.command(evaluate)
     app.command(group)
 
 

@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lesionaug.augment.batches import AugmentedBatches
-from lesionaug.augment.sheet import random_lesions
 from lesionaug.data.files import (
     commit_directory,
     is_leftover,
@@ -32,11 +29,10 @@ from lesionaug.data.folds import Folds, load_folds, make_folds
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
-from lesionaug.data.synthetic import SyntheticRois, save_synthetic
 from lesionaug.environment import versions
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment.config import changed_values
-from lesionaug.experiment.gan_config import GansConfig, gan_preset, reductions
+from lesionaug.experiment.gan_config import GansConfig, gan_preset
 from lesionaug.experiment.groups import build_pool, classic_groups
 from lesionaug.experiment.machine import cpu_model, device_name, num_cores, resolve_device, threads
 from lesionaug.experiment.results import Predictions
@@ -44,7 +40,7 @@ from lesionaug.experiment.task import check_split, derive_seed
 from lesionaug.settings import validate
 from lesionaug.training.gan_batches import Batches, FlyingBatches, PoolBatches
 from lesionaug.training.gan_run import GanRun, Progress, train_gan
-from lesionaug.training.synthesis import SavedGan, class_probabilities, load_gan, sample, save_gan
+from lesionaug.training.synthesis import class_probabilities, save_gan
 
 GAN_SCHEMA = 1
 _OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "gans", "figures"})
@@ -120,7 +116,7 @@ def train_gans(
     store_path, out = Path(store_path), Path(out)
     store_hash, rois = manifest_sha256(store_path), load_rois(store_path)
     config, folds = _settle(out, config, rois, store_hash)
-    train, test = (_select(rois, ids) for ids in (folds.train_ids(config.split), folds.test_ids(config.split)))
+    train, test = (select_lesions(rois, ids) for ids in (folds.train_ids(config.split), folds.test_ids(config.split)))
     check_split(train, test, config.split)
     tasks = _plan(config, train, len(rois))
     done = tuple(task.name for task in tasks if _final(out, task).is_dir())
@@ -214,175 +210,6 @@ def training_batches(train: RoiBatch, config: GansConfig, task: GanTask, seed: i
     return PoolBatches(images, labels, config.gan.batch_size, seed)
 
 
-@dataclass(frozen=True)
-class TrainedGans:
-    """The finished GANs of a folder.
-
-    Attributes:
-        config: Of the folder.
-        gans: By name.
-        kind: What the lesions are: "phantom", "imported" or "user".
-        classes: Of the data, in their order.
-    """
-
-    config: GansConfig
-    gans: dict[str, SavedGan]
-    kind: str
-    classes: tuple[str, ...]
-
-
-def load_gans(out: str | os.PathLike[str]) -> TrainedGans:
-    """Read a folder of `train_gans`.
-
-    Raises:
-        ConfigError: GANs that are not finished.
-        DataError: Not such a folder, or damaged files.
-    """
-    out = Path(out)
-    if out.is_file():
-        pickled = out.suffix in (".pt", ".pth", ".pkl", ".ckpt")
-        rule = "this is a pickle, which can run any code as it is read" if pickled else "this is a file"
-        raise DataError(out.name, rule, "Give the folder that `lesionaug gan train` wrote")
-    config, info = _load_config(out), _load_info(out)
-    folders = sorted((out / "gans").glob("[!.]*")) if (out / "gans").is_dir() else []
-    gans = {folder.name: load_gan(folder / "final") for folder in folders if (folder / "final").is_dir()}
-    classes = tuple(info["classes"])
-    made = {name for gan in gans.values() for name in gan.info["classes"]}
-    if made != set(classes):
-        missing = [name for name in classes if name not in made]
-        raise ConfigError(
-            out.name, f"no GAN for {', '.join(missing)} is finished", "Run `lesionaug gan train` again; it resumes"
-        )
-    for name, gan in gans.items():
-        if gan.info["split"] != config.split or gan.info["kind"] != config.kind:
-            raise DataError(f"{out.name}/gans/{name}", "it is of another split or kind than config.json", "Train anew")
-    return TrainedGans(config, gans, info["kind"], classes)
-
-
-def class_head_predictions(trained: TrainedGans, out: str | os.PathLike[str]) -> Predictions | None:
-    """What an ACGAN's discriminator says of the test fold; None of other GANs.
-
-    Raises:
-        DataError: A damaged file.
-    """
-    if trained.config.gan.conditioning != "auxiliary":
-        return None
-    (name,) = trained.gans
-    file = Path(out) / "gans" / name / "final" / "predictions.csv"
-    try:
-        return Predictions.from_csv(file.read_text(encoding="utf-8"), trained.classes)
-    except (OSError, ValueError) as error:
-        raise DataError(file.name, f"it cannot be read ({error})", "Train in a new folder") from error
-
-
-def sample_gans(
-    out: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    per_class: int,
-    seed: int = 0,
-    *,
-    device: str = "auto",
-) -> SyntheticRois:
-    """Make the same number of images of every class, as the paper does, and write them as a store of synthetic ROIs.
-
-    Args:
-        out: Folder of `train_gans`.
-        target: The store's folder, which must not exist.
-        per_class: Images of each class, at least 1.
-        seed: Of the noise, 0 .. 2^64 - 1; the first images of a larger sample are those of a smaller one.
-        device: Where to make them.
-
-    Raises:
-        ConfigError: Fewer than one image, or GANs that are not finished.
-        DataError: A folder that exists already, damaged files.
-    """
-    if per_class < 1:
-        raise ConfigError("--per-class", f"at least one image is needed, got {per_class}", "Give a larger number")
-    if Path(target).exists():  # before anything is computed
-        raise DataError(
-            Path(target).name, "the folder exists already, and nothing is ever overwritten", "Choose a new name"
-        )
-    trained = load_gans(out)
-    images: list[torch.Tensor] = [torch.empty(0)] * len(trained.classes)
-    for gan in trained.gans.values():
-        gan.generator.to(resolve_device(device))
-        for name in gan.info["classes"]:
-            label = gan.info["classes"].index(name) if gan.generator.num_classes else None
-            images[trained.classes.index(name)] = sample(gan, per_class, derive_seed(f"sample-{seed}-{name}"), label)
-    first = next(iter(trained.gans.values())).info
-    sources = [Provenance.from_json(gan.info["sources"]) for gan in trained.gans.values()]
-    rois = SyntheticRois(
-        images=torch.cat(images),
-        labels=torch.arange(len(images)).repeat_interleave(per_class),
-        classes=trained.classes,
-        kind=trained.kind,
-        split=trained.config.split,
-        window_hu=(first["window_hu"][0], first["window_hu"][1]),
-        provenance=Provenance(
-            frozenset().union(*(source.patients for source in sources)),
-            frozenset().union(*(source.lesions for source in sources)),
-            frozenset().union(*(source.contents for source in sources)),
-        ),
-        details={
-            "gan": trained.config.kind,
-            "preset": trained.config.preset,
-            "per_class": per_class,
-            "seed": seed,
-            "generators": {name: gan.sha256 for name, gan in trained.gans.items()},
-            "versions": versions(),
-        },
-    )
-    save_synthetic(rois, target)
-    return rois
-
-
-def draw_figures(store_path: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
-    """Draw OUT/figures of finished GANs: training curves, images of one noise over time, samples beside real ROIs.
-
-    Returns:
-        The PNG files.
-
-    Raises:
-        ConfigError, DataError: As `load_gans`; a folder that changed.
-    """
-    from safetensors.torch import load
-
-    from lesionaug.augment.sheet import figure_png
-    from lesionaug.experiment.gan_figures import curves_figure, samples_figure, strip_figure
-
-    out = Path(out)
-    trained, rois = load_gans(out), load_rois(store_path)
-    config, folds = trained.config, load_folds(out / "folds.json")
-    train = _select(rois, folds.train_ids(config.split))
-    lines = reductions(config)
-    note = f"{config.kind.upper()}, split {config.split}, preset {config.preset}"
-    note += f"; {len(lines)} departures from the paper, see config.json" if lines else "; as in the paper"
-    metrics, strips, made, real = {}, {}, {}, {}
-    for name, gan in trained.gans.items():
-        folder = out / "gans" / name / "final"
-        title = ", ".join(gan.info["classes"])
-        metrics[title] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        strip = load((folder / "strip.safetensors").read_bytes())["strip"].numpy()  # [moments, classes, columns, S, S]
-        for index, label in enumerate(gan.info["classes"]):
-            strips[label] = strip[:, index]
-            wanted = index if gan.generator.num_classes else None
-            made[label] = sample(gan, 16, derive_seed(f"sample-0-{label}"), wanted)[:, 0].numpy()
-    for label, members in random_lesions(train, 16, config.seed):
-        pool = build_pool(train[members], 0, size=config.gan.network.image_size, plan=config.plan, image=config.image)
-        real[label] = pool.images[0, :, 0].numpy()
-    steps = max(int(gan.info["steps"]) for gan in trained.gans.values())
-    pages = {
-        "training": curves_figure(metrics, kind=trained.kind, note=note),
-        "strip": strip_figure(strips, steps=steps, kind=trained.kind, note=note),
-        "samples": samples_figure(made, real, kind=trained.kind, note=note),
-    }
-    (out / "figures").mkdir(exist_ok=True)
-    paths = [out / "figures" / f"{name}.png" for name in pages]
-    for path, figure in zip(paths, pages.values(), strict=True):
-        write_bytes_atomic(path, figure_png(figure))
-    return paths
-
-
 def _settle(out: Path, config: GansConfig | None, rois: RoiBatch, store_hash: str) -> tuple[GansConfig, Folds]:
     """Bring the wanted configuration and the folder's own together, and get the folds."""
     if not (out / "config.json").exists():
@@ -395,7 +222,7 @@ def _settle(out: Path, config: GansConfig | None, rois: RoiBatch, store_hash: st
                 "--split", f"there are splits 0 .. {folds.num_folds - 1}, got {config.split}", "Choose one"
             )
         return config, folds
-    saved, info = _load_config(out), _load_info(out)
+    saved, info = load_gans_config(out), load_gans_info(out)
     if config is not None:
         update = {"device": saved.device} if config.device == "auto" else {}
         update |= {"threads": saved.threads} if config.threads == 0 else {}
@@ -463,7 +290,12 @@ def _final(out: Path, task: GanTask) -> Path:
     return out / "gans" / task.name / "final"
 
 
-def _select(rois: RoiBatch, lesion_ids: tuple[str, ...]) -> RoiBatch:
+def select_lesions(rois: RoiBatch, lesion_ids: tuple[str, ...]) -> RoiBatch:
+    """The lesions of these ids, in their order.
+
+    Raises:
+        DataError: An id that the batch does not have.
+    """
     row = {lesion_id: i for i, lesion_id in enumerate(rois.lesion_ids)}
     missing = [lesion_id for lesion_id in lesion_ids if lesion_id not in row]
     if missing:
@@ -498,11 +330,22 @@ def _as_classifier(run: GanRun, test: RoiBatch, config: GansConfig) -> Predictio
     )
 
 
-def _load_config(out: Path) -> GansConfig:
+def load_gans_config(out: Path) -> GansConfig:
+    """Read config.json of a folder of GANs.
+
+    Raises:
+        DataError: Not such a folder, or not JSON.
+        ConfigError: Keys or values that this version does not know.
+    """
     return validate(GansConfig, _read_json(out, "config.json"), "config.json")
 
 
-def _load_info(out: Path) -> dict[str, Any]:
+def load_gans_info(out: Path) -> dict[str, Any]:
+    """Read run.json of a folder of GANs.
+
+    Raises:
+        DataError: Not such a folder, not JSON, or of another version.
+    """
     info = _read_json(out, "run.json")
     if info.get("schema") != GAN_SCHEMA:
         raise DataError(

@@ -107,6 +107,37 @@ def samples_figure(
     return figure
 
 
+def gallery_figure(
+    pairs: Mapping[str, Sequence[tuple[Images, Images, Images, float, float]]], *, kind: str, note: str
+) -> Figure:
+    """The synthetic images nearest to a training lesion, with that lesion and the nearest held-out one below.
+
+    Args:
+        pairs: Class -> (image, training lesion, held-out lesion, their distances), see gan_evaluation.py.
+        kind: Kind of the data, for the banner.
+        note: What departs from the paper, in small print.
+    """
+    columns = max(len(row) for row in pairs.values())
+    with drawing_style():
+        figure = Figure(figsize=(1.2 + 1.15 * columns, 0.6 + 3.9 * len(pairs)))
+        axes = figure.subplots(3 * len(pairs), columns, squeeze=False)
+        for block, (name, row) in enumerate(pairs.items()):
+            lines = axes[3 * block : 3 * block + 3]
+            for line, what in zip(lines, ("synthetic", "nearest training", "nearest held-out"), strict=True):
+                line[0].set_ylabel(f"{name}\n{what}" if what == "synthetic" else what, fontsize=8)
+            for column, (image, trained, held, to_trained, to_held) in enumerate(row):
+                for line, picture in zip(lines, (image, trained, held), strict=True):
+                    line[column].imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                lines[1][column].set_xlabel(f"1 \N{MINUS SIGN} r = {to_trained:.2f}", fontsize=7.5)
+                lines[2][column].set_xlabel(f"1 \N{MINUS SIGN} r = {to_held:.2f}", fontsize=7.5)
+        for axis in axes.ravel():
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+        _say(figure, kind, note)
+    return figure
+
+
 def _mosaic(axis: Axes, images: Images) -> None:
     """[rows, columns, S, S] with values in 0 .. 255, black to white, edge to edge."""
     rows, columns, height, width = images.shape

@@ -1,0 +1,219 @@
+"""How far synthetic images are from real ones, in the features of a classifier: distances that hold for few lesions.
+
+Real images come in blocks (a lesion's augmentations, a patient's lesions) that resemble each other; pairs within a
+block are left out of every mean, and intervals draw blocks, not images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+LARGEST_SAMPLE = 2000  # images of either kind that a distance is taken of; more are drawn from at random
+FEW_FOR_FRECHET = 2048  # below this the Frechet distance says more of the sample's size than of the images
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def kernel_distance(
+    features: npt.ArrayLike,
+    reference: npt.ArrayLike,
+    blocks: npt.ArrayLike | None = None,
+    reference_blocks: npt.ArrayLike | None = None,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """KID (Binkowski et al. 2018): the squared maximum mean discrepancy with the kernel (a.b / d + 1)^3, unbiased.
+
+    It may be below zero where two sets are alike. All images are used, up to `LARGEST_SAMPLE` of each.
+
+    Args:
+        features: [N, d].
+        reference: [M, d].
+        blocks: [N], what images belong together; each by itself when None.
+        reference_blocks: [M], likewise.
+        draws: Of the block bootstrap behind the interval. A pair of images is weighed by how often its two blocks were
+            drawn; pairs within a block stay out, so that a block drawn twice is not compared with itself.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: Fewer than two blocks of either, values that are not finite, sizes that do not fit.
+    """
+    x, block_x = _sample(features, blocks, seed)
+    y, block_y = _sample(reference, reference_blocks, seed + 1)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"features have {x.shape[1]} values, the reference {y.shape[1]}")
+    # Sums over the images of each pair of blocks: the bootstrap then works on blocks alone.
+    xx, yy, xy = (
+        _block_sums(x, block_x, x, block_x),
+        _block_sums(y, block_y, y, block_y),
+        _block_sums(x, block_x, y, block_y),
+    )
+    size_x, size_y = np.bincount(block_x).astype(float), np.bincount(block_y).astype(float)
+    np.fill_diagonal(xx, 0)
+    np.fill_diagonal(yy, 0)
+
+    def distance(weight_x: FloatArray, weight_y: FloatArray) -> FloatArray:  # [draws, blocks] each
+        within = [
+            ((w @ sums) * w).sum(1) / ((w @ size) ** 2 - (w**2) @ size**2)
+            for w, sums, size in ((weight_x, xx, size_x), (weight_y, yy, size_y))
+        ]
+        between = ((weight_x @ xy) * weight_y).sum(1) / ((weight_x @ size_x) * (weight_y @ size_y))
+        return np.asarray(within[0] + within[1] - 2 * between)
+
+    rng = np.random.default_rng(seed)
+    value = float(distance(np.ones((1, len(size_x))), np.ones((1, len(size_y))))[0])
+    weights = [rng.multinomial(len(size), np.full(len(size), 1 / len(size)), draws) for size in (size_x, size_y)]
+    with np.errstate(invalid="ignore", divide="ignore"):  # one block drawn every time: left out
+        drawn = distance(weights[0].astype(float), weights[1].astype(float))
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
+
+
+def _sample(
+    features: npt.ArrayLike, blocks: npt.ArrayLike | None, seed: int, most: int | None = None
+) -> tuple[FloatArray, IntArray]:
+    most = LARGEST_SAMPLE if most is None else most
+    x = np.asarray(features, dtype=np.float64)
+    if x.ndim != 2 or not np.isfinite(x).all():
+        raise ValueError(f"features must be finite and [N, d], got shape {x.shape}")
+    names = np.arange(len(x)) if blocks is None else np.asarray(blocks)
+    if names.shape != x.shape[:1]:
+        raise ValueError(f"blocks must be [{len(x)}], got {names.shape}")
+    if len(x) > most:
+        chosen = np.random.default_rng(seed).choice(len(x), most, replace=False)
+        x, names = x[chosen], names[chosen]
+    _, block = np.unique(names, return_inverse=True)
+    if len(x) == 0 or block.max() < 1:
+        raise ValueError(f"at least two images that do not belong together are needed, got {len(x)}")
+    return x, block.astype(np.int64)
+
+
+def _block_sums(x: FloatArray, block_x: IntArray, y: FloatArray, block_y: IntArray) -> FloatArray:
+    """Sums of the kernel over the images of each pair of blocks, [blocks of x, blocks of y]."""
+    kernel = (x @ y.T / x.shape[1] + 1) ** 3
+    of_x, of_y = np.eye(block_x.max() + 1)[block_x], np.eye(block_y.max() + 1)[block_y]
+    return np.asarray(of_x.T @ kernel @ of_y)
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """What synthetic and real images are among each other's neighbours; fractions, density may be above 1.
+
+    Attributes:
+        precision: Synthetic images within the reach of a real one (Kynkaanniemi et al. 2019).
+        recall: Real images within the reach of a synthetic one.
+        density: How many real ones' reach a synthetic image lies in, over k (Naeem et al. 2020).
+        coverage: Real images in whose reach a synthetic one lies.
+        k: Neighbours that make the reach.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    k: int
+
+
+def neighbourhoods(features: npt.ArrayLike, reference: npt.ArrayLike, k: int = 5) -> Neighbourhoods:
+    """Precision, recall, density and coverage of images against a reference.
+
+    Args:
+        features: [N, d], at least two.
+        reference: [M, d], at least two; images of one block count as they are, so give one of each.
+        k: Neighbours; fewer where there are not so many images.
+    """
+    from scipy.spatial.distance import cdist
+
+    x, _ = _sample(features, None, 0)
+    y, _ = _sample(reference, None, 1)
+    k = min(k, len(x) - 1, len(y) - 1)
+    reach_x = np.sort(cdist(x, x), axis=1)[:, k]  # column 0 is the image itself
+    reach_y = np.sort(cdist(y, y), axis=1)[:, k]
+    apart = cdist(x, y)
+    in_y = apart <= reach_y[None, :]
+    return Neighbourhoods(
+        precision=float(in_y.any(axis=1).mean()),
+        recall=float((apart <= reach_x[:, None]).any(axis=0).mean()),
+        density=float(in_y.sum(axis=1).mean() / k),
+        coverage=float(in_y.any(axis=0).mean()),
+        k=k,
+    )
+
+
+@dataclass(frozen=True)
+class FrechetDistance:
+    """FID and whether it can be relied upon; `warning` is empty where it can."""
+
+    value: float
+    warning: str
+
+
+def frechet_distance(features: npt.ArrayLike, reference: npt.ArrayLike) -> FrechetDistance:
+    """FID (Heusel et al. 2017): the Frechet distance of two normal distributions fitted to the features."""
+    x, _ = _sample(features, None, 0, most=len(np.asarray(features)))
+    y, _ = _sample(reference, None, 1, most=len(np.asarray(reference)))
+    cov_x, cov_y = np.atleast_2d(np.cov(x, rowvar=False)), np.atleast_2d(np.cov(y, rowvar=False))
+    # tr sqrt(A B) by the eigenvalues of sqrt(A) B sqrt(A), which is symmetric and not negative
+    values, vectors = np.linalg.eigh(cov_x)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    middle = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_y @ root), 0)).sum()
+    value = float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cov_x) + np.trace(cov_y) - 2 * middle)
+    fewest = min(len(x), len(y))
+    warning = ""
+    if fewest < FEW_FOR_FRECHET:
+        warning = (
+            f"from {fewest} images of {x.shape[1]} features: too large, and larger the fewer there are; prefer KID"
+        )
+    return FrechetDistance(max(value, 0.0), warning)
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How much images differ among themselves, against real ones of their class.
+
+    Attributes:
+        spread: Median distance of two images, over that of two real images (of other blocks).
+        doubles: Part of the images with another one nearer than 99 of 100 real images have.
+        collapsed: Whether either says that the generator makes too few different images.
+    """
+
+    spread: float
+    doubles: float
+    collapsed: bool
+
+
+def diversity(
+    features: npt.ArrayLike, reference: npt.ArrayLike, reference_blocks: npt.ArrayLike | None = None
+) -> Diversity:
+    """Compare the distances of images among themselves with those of real ones.
+
+    Args:
+        features: [N, d].
+        reference: [M, d].
+        reference_blocks: [M], what real images belong together.
+    """
+    from scipy.spatial.distance import cdist
+
+    x, _ = _sample(features, None, 0)
+    y, block = _sample(reference, reference_blocks, 1)
+    among_x, among_y = cdist(x, x), cdist(y, y)
+    other = block[:, None] != block[None, :]
+    np.fill_diagonal(among_x, np.inf)
+    real = among_y[other]
+    spread = float(np.median(among_x[np.isfinite(among_x)]) / np.median(real)) if np.median(real) > 0 else float("nan")
+    nearest_real = np.where(other, among_y, np.inf).min(axis=1)
+    doubles = float((among_x.min(axis=1) < np.quantile(nearest_real, 0.01)).mean())
+    return Diversity(spread, doubles, bool(spread < 0.5 or doubles > 0.2))

@@ -1,0 +1,329 @@
+"""What trained GANs are worth: distances from real lesions, diversity and memorisation, each beside a baseline.
+
+Features are those of a classifier trained on the same split (of a run, or trained here), so nothing is downloaded and
+nothing has seen the held-out fold. Every distance of synthetic images stands beside that of real held-out lesions, of
+blurred real ones and of noise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lesionaug.augment.execute import augment
+from lesionaug.augment.sheet import figure_png
+from lesionaug.data.files import write_bytes_atomic, write_json_atomic
+from lesionaug.data.folds import Folds, load_folds
+from lesionaug.data.rois import RoiBatch
+from lesionaug.data.store import load_rois, manifest_sha256
+from lesionaug.environment import versions
+from lesionaug.errors import ConfigError, DataError
+from lesionaug.evaluation.distances import diversity, frechet_distance, kernel_distance, neighbourhoods
+from lesionaug.evaluation.memorisation import (
+    Nearest,
+    copy_limit,
+    membership_auc,
+    nearer_to_training,
+    nearest_views,
+    view_params,
+)
+from lesionaug.experiment.config import preset
+from lesionaug.experiment.gan_config import GansConfig, reductions
+from lesionaug.experiment.gan_figures import gallery_figure
+from lesionaug.experiment.gan_samples import TrainedGans, load_gans
+from lesionaug.experiment.groups import build_pool
+from lesionaug.experiment.results import load_config, load_info, load_run_folds, task_name
+from lesionaug.experiment.task import check_split, derive_seed
+from lesionaug.training.classifier import TrainedClassifier, load_classifier, save_classifier, train_classifier
+from lesionaug.training.gan_run import Progress
+from lesionaug.training.synthesis import SavedGan, sample
+
+EVALUATION_SCHEMA = 1
+VIEWS_PER_LESION = 8  # augmentations of each real lesion that distances are taken of, beside the original
+CLASSIFIER_PER_LESION = 20  # augmentations of each lesion that the classifier is trained on, where one is trained here
+BLUR_PX = 2.0  # standard deviation of the blurred baseline
+GALLERY = 6  # closest pairs shown of each class
+FeatureArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_gans` found.
+
+    Attributes:
+        folder: OUT/evaluation, where evaluation.json and gallery.png are.
+        classes: Class -> its numbers, as in evaluation.json.
+        features_of: Where the features come from, a sentence.
+        kind: What the lesions are: "phantom", "imported" or "user".
+    """
+
+    folder: Path
+    classes: Mapping[str, Mapping[str, Any]]
+    features_of: str
+    kind: str
+
+
+def evaluate_gans(
+    store_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    run: str | os.PathLike[str] | None = None,
+    per_class: int = 200,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure finished GANs against their training lesions and the fold they have not seen.
+
+    Args:
+        store_path: The ROI store they were trained on.
+        out: Their folder.
+        run: A run on the same folds, whose classifier of this split gives the features; one is trained when None.
+        per_class: Synthetic images of each class, at least 20.
+        seed: Of their noise and of the bootstraps.
+        progress: Called as (done, in all, text) while a classifier is trained.
+
+    Raises:
+        ConfigError: GANs that are not finished; another store; a run of other folds; too few images.
+        DataError: Damaged files, patients on both sides, a class with fewer than two patients on either side.
+    """
+    out = Path(out)
+    if per_class < 20:
+        raise ConfigError("--per-class", f"at least 20 images are needed, got {per_class}", "The default is 200")
+    trained, rois = load_gans(out), load_rois(store_path)
+    config, folds = trained.config, load_folds(out / "folds.json")
+    if set(rois.lesion_ids) != {lesion.lesion_id for lesion in folds.lesions}:
+        raise ConfigError("ROIS", "this is not the store the GANs were trained on", "Give that store")
+    row = {lesion_id: i for i, lesion_id in enumerate(rois.lesion_ids)}
+    train, test = (rois[[row[i] for i in ids]] for ids in (folds.train_ids(config.split), folds.test_ids(config.split)))
+    check_split(train, test, config.split)
+    folder = out / "evaluation"
+    folder.mkdir(exist_ok=True)
+    classifier, features_of = _classifier(config, folds, train, folder, run, Path(store_path), progress)
+    results, pairs = {}, {}
+    for gan in trained.gans.values():
+        for name in gan.info["classes"]:
+            label = gan.info["classes"].index(name) if gan.generator.num_classes else None
+            images = sample(gan, per_class, derive_seed(f"evaluate-{seed}-{name}"), label)
+            sides = _members(train, name), _members(test, name)
+            for side, where in zip(sides, ("training", "held-out"), strict=True):
+                if len(set(side.patient_ids)) < 2:
+                    raise DataError("ROIs", f"{name} has fewer than two {where} patients", "Choose another split")
+            results[name], pairs[name] = _evaluate_class(images, *sides, gan, config, classifier, name, seed)
+    write_json_atomic(
+        folder / "evaluation.json",
+        {
+            "schema": EVALUATION_SCHEMA,
+            "kind": trained.kind,
+            "gan": config.kind,
+            "preset": config.preset,
+            "split": config.split,
+            "per_class": per_class,
+            "seed": seed,
+            "features_of": features_of,
+            "classes": results,
+            "versions": versions(),
+        },
+    )
+    note = _note(trained)
+    write_bytes_atomic(folder / "gallery.png", figure_png(gallery_figure(pairs, kind=trained.kind, note=note)))
+    return Evaluation(folder, results, features_of, trained.kind)
+
+
+def _note(trained: TrainedGans) -> str:
+    config = trained.config
+    reduced = "; reduced, see config.json" if reductions(config) else ""
+    return f"{config.kind.upper()}, split {config.split}, preset {config.preset}{reduced}"
+
+
+def _members(rois: RoiBatch, name: str) -> RoiBatch:
+    label = rois.classes.index(name)
+    return rois[[i for i, value in enumerate(rois.labels.tolist()) if value == label]]
+
+
+def _classifier(
+    config: GansConfig,
+    folds: Folds,
+    train: RoiBatch,
+    folder: Path,
+    run: str | os.PathLike[str] | None,
+    store_path: Path,
+    progress: Progress | None,
+) -> tuple[TrainedClassifier, str]:
+    """The network whose dense layer gives the features, trained on this split's training folds alone."""
+    size = config.gan.network.image_size
+    if run is not None:
+        return _classifier_of_run(Path(run), config, folds, store_path)
+    kept = folder / "classifier"
+    if not (kept / "model.json").exists():
+        narrow = preset("quick")
+        cnn = narrow.cnn.model_copy(update={"image_size": size})
+        pool = build_pool(train, CLASSIFIER_PER_LESION, size=size, plan=config.plan, image=config.image)
+        images, labels = pool.group(CLASSIFIER_PER_LESION)
+        trained = train_classifier(
+            images,
+            labels,
+            narrow.classifier,
+            num_classes=len(train.classes),
+            cnn=cnn,
+            seed=derive_seed(f"features-split{config.split}-seed{config.seed}"),
+            progress=progress,
+        )
+        kept.mkdir(exist_ok=True)
+        save_classifier(trained, kept, train.classes)
+    return load_classifier(kept)[0], "a CNN of the quick preset, trained for this on the split's training folds"
+
+
+def _classifier_of_run(run: Path, config: GansConfig, folds: Folds, store_path: Path) -> tuple[TrainedClassifier, str]:
+    run_config, info = load_config(run), load_info(run)
+    if info["store"]["manifest_sha256"] != manifest_sha256(store_path):
+        raise ConfigError("--run", "that run was made from another ROI store", "Leave it out, or give its store")
+    if load_run_folds(run, run_config, info).lesions != folds.lesions or run_config.image != config.image:
+        raise ConfigError(
+            "--run", "that run has other folds or another window than the GANs", "Leave it out, or name a run of these"
+        )
+    for group in reversed(run_config.classic_groups):
+        name = task_name("classic", group, config.split, run_config.seeds[0])
+        if (run / "models" / name).is_dir():
+            trained, _ = load_classifier(run / "models" / name)
+            if trained.model.config.image_size != config.gan.network.image_size:
+                raise ConfigError("--run", "its networks see images of another size", "Leave it out")
+            return trained, f"the run's CNN of classic group {group} on this split"
+    raise ConfigError("--run", f"no model of split {config.split} is trained in it yet", "Finish it, or leave it out")
+
+
+@torch.no_grad()
+def _features(classifier: TrainedClassifier, images: Tensor) -> FeatureArray:
+    parts = [classifier.model.features(part - classifier.mean) for part in torch.split(images, 256)]
+    return torch.cat(parts).double().numpy()
+
+
+def _evaluate_class(
+    images: Tensor,
+    train: RoiBatch,
+    test: RoiBatch,
+    gan: SavedGan,
+    config: GansConfig,
+    classifier: TrainedClassifier,
+    name: str,
+    seed: int,
+) -> tuple[dict[str, Any], list[tuple[Any, Any, Any, float, float]]]:
+    size, window = config.gan.network.image_size, config.image.window_hu
+    label = train.classes.index(name)
+
+    def views(rois: RoiBatch, per_lesion: int) -> Tensor:
+        return build_pool(rois, per_lesion, size=size, plan=config.plan, image=config.image).images
+
+    of_train, of_test = views(train, VIEWS_PER_LESION), views(test, VIEWS_PER_LESION)  # [1 + views, lesions, 1, S, S]
+    real, held = of_train.flatten(0, 1), of_test.flatten(0, 1)
+    who_train, who_test = (
+        np.tile(np.array(rois.patient_ids), 1 + VIEWS_PER_LESION) for rois in (train, test)
+    )  # patients: their lesions resemble each other too
+    generator = torch.Generator().manual_seed(seed)
+    sets = {
+        "synthetic": (images, None),
+        "held-out lesions": (held, who_test),
+        "blurred training lesions": (_blurred(real), who_train),
+        "noise": (torch.rand(images.shape, generator=generator), None),
+    }
+    # Scaled so that a training lesion's have a mean square of 1: any classifier's distances are then of one size.
+    scale = float(np.sqrt((_features(classifier, real) ** 2).mean()))
+
+    def features_of(shown: Tensor) -> FeatureArray:
+        return _features(classifier, shown) / scale
+
+    reference, reference_held = features_of(real), features_of(held)
+    features = {key: features_of(shown) for key, (shown, _) in sets.items()}
+    kid = {
+        key: asdict(kernel_distance(features[key], reference, blocks, who_train, seed=seed))
+        for key, (_, blocks) in sets.items()
+    }
+    to_held = kernel_distance(features["synthetic"], reference_held, None, who_test, seed=seed)
+    # One view of each lesion, turned like any other: several of one would be each other's neighbours.
+    one_train, one_test = features_of(of_train[1]), features_of(of_test[1])
+    with torch.no_grad():
+        logits = classifier.model(images - classifier.mean)
+    near_train, near_test = (nearest_views(images, rois, window) for rois in (train, test))
+    chance = nearer_to_training(near_train.distance, near_test.distance)
+    error = 1.96 * float(chance.std(ddof=1)) / len(chance) ** 0.5
+    limit = copy_limit(train, window, size)
+    return {
+        "num_training_lesions": len(train),
+        "num_held_out_lesions": len(test),
+        "kid_to_training": kid,
+        "kid_to_held_out": asdict(to_held),
+        "neighbourhoods": {
+            "synthetic": asdict(neighbourhoods(features["synthetic"], one_train)),
+            "held-out lesions": asdict(neighbourhoods(one_test, one_train)),
+        },
+        "frechet": asdict(frechet_distance(features["synthetic"], reference)),
+        "diversity": asdict(diversity(features["synthetic"], reference, who_train)),
+        "classified_as_wanted": float((logits.argmax(1) == label).float().mean()),
+        "memorisation": {
+            "nearer_to_training": {
+                "value": float(chance.mean()),
+                "low": float(chance.mean()) - error,
+                "high": float(chance.mean()) + error,
+            },
+            "copy_limit": limit,
+            "copies": float((near_train.distance.min(axis=1) < limit).mean()),
+            "membership_by_discriminator": asdict(_by_discriminator(gan, of_train[0], of_test[0], train, test, label)),
+            "membership_by_distance": asdict(
+                membership_auc(
+                    -near_train.distance.min(axis=0), -near_test.distance.min(axis=0), train.patient_ids,
+                    test.patient_ids, seed=seed,
+                )
+            ),
+        },
+    }, _closest(images, near_train, near_test, train, test, window, size)  # fmt: skip
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """Real images that lost their detail: what an over-smooth generator could do at best."""
+    from scipy.ndimage import gaussian_filter
+
+    return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, BLUR_PX, BLUR_PX)))
+
+
+@torch.no_grad()
+def _by_discriminator(
+    gan: SavedGan, members: Tensor, others: Tensor, train: RoiBatch, test: RoiBatch, label: int
+) -> Any:
+    """Whether the discriminator finds the lesions it was trained on more real than others of their class."""
+
+    def score(images: Tensor) -> FeatureArray:
+        claimed = torch.full((len(images),), label) if gan.discriminator.conditioning == "projection" else None
+        logits: Tensor = gan.discriminator(images * 2 - 1, claimed)[0]
+        return logits.double().numpy()
+
+    return membership_auc(score(members), score(others), train.patient_ids, test.patient_ids)
+
+
+def _closest(
+    images: Tensor,
+    near_train: Nearest,
+    near_test: Nearest,
+    train: RoiBatch,
+    test: RoiBatch,
+    window: tuple[float, float],
+    size: int,
+) -> list[tuple[Any, Any, Any, float, float]]:
+    """The images nearest to a training lesion: with its view, the nearest held-out lesion's, and both distances."""
+    pairs = []
+    for i in np.argsort(near_train.distance.min(axis=1))[:GALLERY].tolist():
+        row = [images[i, 0].numpy()]
+        distances = []
+        for near, rois in ((near_train, train), (near_test, test)):
+            lesion = int(near.distance[i].argmin())
+            params = view_params(rois, [lesion], [int(near.view[i, lesion])])
+            row.append(augment(rois, params, size=size, window=window)[0, 0].numpy())
+            distances.append(float(near.distance[i, lesion]))
+        pairs.append((row[0], row[1], row[2], distances[0], distances[1]))
+    return pairs

@@ -1,0 +1,241 @@
+"""Finished GANs of a split read back: synthetic ROIs of them, and the figures of their training."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lesionaug.augment.sheet import figure_png, random_lesions
+from lesionaug.data.files import write_bytes_atomic
+from lesionaug.data.folds import load_folds
+from lesionaug.data.provenance import Provenance
+from lesionaug.data.rois import RoiBatch
+from lesionaug.data.store import load_rois
+from lesionaug.data.synthetic import SyntheticRois, save_synthetic
+from lesionaug.environment import versions
+from lesionaug.errors import ConfigError, DataError
+from lesionaug.evaluation.memorisation import copy_limit, nearest_views
+from lesionaug.experiment.gan import load_gans_config, load_gans_info, select_lesions
+from lesionaug.experiment.gan_config import GansConfig, reductions
+from lesionaug.experiment.gan_figures import curves_figure, samples_figure, strip_figure
+from lesionaug.experiment.groups import build_pool
+from lesionaug.experiment.machine import resolve_device
+from lesionaug.experiment.results import Predictions
+from lesionaug.experiment.task import derive_seed
+from lesionaug.training.synthesis import SavedGan, load_gan, sample
+
+_MOST_TRIES = 16  # images made for each one wanted, where copies are rejected
+
+
+@dataclass(frozen=True)
+class TrainedGans:
+    """The finished GANs of a folder.
+
+    Attributes:
+        config: Of the folder.
+        gans: By name.
+        kind: What the lesions are: "phantom", "imported" or "user".
+        classes: Of the data, in their order.
+    """
+
+    config: GansConfig
+    gans: dict[str, SavedGan]
+    kind: str
+    classes: tuple[str, ...]
+
+
+def load_gans(out: str | os.PathLike[str]) -> TrainedGans:
+    """Read a folder of `train_gans`.
+
+    Raises:
+        ConfigError: GANs that are not finished.
+        DataError: Not such a folder, or damaged files.
+    """
+    out = Path(out)
+    if out.is_file():
+        pickled = out.suffix in (".pt", ".pth", ".pkl", ".ckpt")
+        rule = "this is a pickle, which can run any code as it is read" if pickled else "this is a file"
+        raise DataError(out.name, rule, "Give the folder that `lesionaug gan train` wrote")
+    config, info = load_gans_config(out), load_gans_info(out)
+    folders = sorted((out / "gans").glob("[!.]*")) if (out / "gans").is_dir() else []
+    gans = {folder.name: load_gan(folder / "final") for folder in folders if (folder / "final").is_dir()}
+    classes = tuple(info["classes"])
+    made = {name for gan in gans.values() for name in gan.info["classes"]}
+    if made != set(classes):
+        missing = [name for name in classes if name not in made]
+        raise ConfigError(
+            out.name, f"no GAN for {', '.join(missing)} is finished", "Run `lesionaug gan train` again; it resumes"
+        )
+    for name, gan in gans.items():
+        if gan.info["split"] != config.split or gan.info["kind"] != config.kind:
+            raise DataError(f"{out.name}/gans/{name}", "it is of another split or kind than config.json", "Train anew")
+    return TrainedGans(config, gans, info["kind"], classes)
+
+
+def class_head_predictions(trained: TrainedGans, out: str | os.PathLike[str]) -> Predictions | None:
+    """What an ACGAN's discriminator says of the test fold; None of other GANs.
+
+    Raises:
+        DataError: A damaged file.
+    """
+    if trained.config.gan.conditioning != "auxiliary":
+        return None
+    (name,) = trained.gans
+    file = Path(out) / "gans" / name / "final" / "predictions.csv"
+    try:
+        return Predictions.from_csv(file.read_text(encoding="utf-8"), trained.classes)
+    except (OSError, ValueError) as error:
+        raise DataError(file.name, f"it cannot be read ({error})", "Train in a new folder") from error
+
+
+def sample_gans(
+    out: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    per_class: int,
+    seed: int = 0,
+    *,
+    reject_copies: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+) -> SyntheticRois:
+    """Make the same number of images of every class, as the paper does, and write them as a store of synthetic ROIs.
+
+    Args:
+        out: Folder of `train_gans`.
+        target: The store's folder, which must not exist.
+        per_class: Images of each class, at least 1.
+        seed: Of the noise, 0 .. 2^64 - 1; the first images of a larger sample are those of a smaller one.
+        reject_copies: The ROI store they were trained on: copies of its training lesions (memorisation.py) are left out
+            and replaced by the next images of the noise.
+        device: Where to make them.
+
+    Raises:
+        ConfigError: Fewer than one image, GANs that are not finished, another store.
+        DataError: A folder that exists already, damaged files, a GAN that makes hardly anything but copies.
+    """
+    if per_class < 1:
+        raise ConfigError("--per-class", f"at least one image is needed, got {per_class}", "Give a larger number")
+    if Path(target).exists():  # before anything is computed
+        raise DataError(
+            Path(target).name, "the folder exists already, and nothing is ever overwritten", "Choose a new name"
+        )
+    trained = load_gans(out)
+    images: list[torch.Tensor] = [torch.empty(0)] * len(trained.classes)
+    rejected: dict[str, int] = {}
+    for gan in trained.gans.values():
+        gan.generator.to(resolve_device(device))
+        for name in gan.info["classes"]:
+            label = gan.info["classes"].index(name) if gan.generator.num_classes else None
+            draw = functools.partial(sample, gan, seed=derive_seed(f"sample-{seed}-{name}"), label=label)
+            if reject_copies is None:
+                images[trained.classes.index(name)] = draw(per_class)
+            else:
+                lesions = _sources(Path(reject_copies), gan, name)
+                images[trained.classes.index(name)], rejected[name] = _without_copies(
+                    draw, per_class, lesions, trained.config, name
+                )
+    first = next(iter(trained.gans.values())).info
+    sources = [Provenance.from_json(gan.info["sources"]) for gan in trained.gans.values()]
+    rois = SyntheticRois(
+        images=torch.cat(images),
+        labels=torch.arange(len(images)).repeat_interleave(per_class),
+        classes=trained.classes,
+        kind=trained.kind,
+        split=trained.config.split,
+        window_hu=(first["window_hu"][0], first["window_hu"][1]),
+        provenance=Provenance(
+            frozenset().union(*(source.patients for source in sources)),
+            frozenset().union(*(source.lesions for source in sources)),
+            frozenset().union(*(source.contents for source in sources)),
+        ),
+        details={
+            "gan": trained.config.kind,
+            "preset": trained.config.preset,
+            "per_class": per_class,
+            "seed": seed,
+            "generators": {name: gan.sha256 for name, gan in trained.gans.items()},
+            "copies_rejected": rejected if reject_copies is not None else None,
+            "versions": versions(),
+        },
+    )
+    save_synthetic(rois, target)
+    return rois
+
+
+def _sources(store: Path, gan: SavedGan, name: str) -> RoiBatch:
+    """The lesions of one class that a GAN learned from."""
+    rois, learned = load_rois(store), set(gan.info["sources"]["lesions"])
+    if not learned <= set(rois.lesion_ids):
+        raise ConfigError("--reject-copies", "this is not the store the GANs were trained on", "Give that store")
+    label = rois.classes.index(name)
+    return rois[[i for i, id_ in enumerate(rois.lesion_ids) if id_ in learned and int(rois.labels[i]) == label]]
+
+
+def _without_copies(
+    draw: Callable[[int], torch.Tensor], count: int, lesions: RoiBatch, config: GansConfig, name: str
+) -> tuple[torch.Tensor, int]:
+    """The first `count` images that copy no lesion, and how many were left out before them."""
+    window = config.image.window_hu
+    limit = copy_limit(lesions, window, config.gan.network.image_size)
+    wanted = count
+    while wanted <= _MOST_TRIES * count:
+        images = draw(wanted)
+        apart = torch.from_numpy(nearest_views(images, lesions, window).distance.min(axis=1) >= limit)
+        if int(apart.sum()) >= count:
+            last = int(torch.nonzero(apart)[count - 1])
+            return images[: last + 1][apart[: last + 1]], last + 1 - count
+        wanted = 2 * wanted
+    raise DataError(
+        "--reject-copies",
+        f"of {wanted // 2} images of {name}, {int(apart.sum())} are no copies of training lesions",
+        "Train for fewer steps or with --preset modern; see `lesionaug gan evaluate`",
+    )
+
+
+def draw_figures(store_path: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
+    """Draw OUT/figures of finished GANs: training curves, images of one noise over time, samples beside real ROIs.
+
+    Returns:
+        The PNG files.
+
+    Raises:
+        ConfigError, DataError: As `load_gans`; a folder that changed.
+    """
+    from safetensors.torch import load
+
+    out = Path(out)
+    trained, rois = load_gans(out), load_rois(store_path)
+    config, folds = trained.config, load_folds(out / "folds.json")
+    train = select_lesions(rois, folds.train_ids(config.split))
+    lines = reductions(config)
+    note = f"{config.kind.upper()}, split {config.split}, preset {config.preset}"
+    note += f"; {len(lines)} departures from the paper, see config.json" if lines else "; as in the paper"
+    metrics, strips, made, real = {}, {}, {}, {}
+    for name, gan in trained.gans.items():
+        folder = out / "gans" / name / "final"
+        title = ", ".join(gan.info["classes"])
+        metrics[title] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        strip = load((folder / "strip.safetensors").read_bytes())["strip"].numpy()  # [moments, classes, columns, S, S]
+        for index, label in enumerate(gan.info["classes"]):
+            strips[label] = strip[:, index]
+            wanted = index if gan.generator.num_classes else None
+            made[label] = sample(gan, 16, derive_seed(f"sample-0-{label}"), wanted)[:, 0].numpy()
+    for label, members in random_lesions(train, 16, config.seed):
+        pool = build_pool(train[members], 0, size=config.gan.network.image_size, plan=config.plan, image=config.image)
+        real[label] = pool.images[0, :, 0].numpy()
+    steps = max(int(gan.info["steps"]) for gan in trained.gans.values())
+    pages = {
+        "training": curves_figure(metrics, kind=trained.kind, note=note),
+        "strip": strip_figure(strips, steps=steps, kind=trained.kind, note=note),
+        "samples": samples_figure(made, real, kind=trained.kind, note=note),
+    }
+    (out / "figures").mkdir(exist_ok=True)
+    paths = [out / "figures" / f"{name}.png" for name in pages]
+    for path, figure in zip(paths, pages.values(), strict=True):
+        write_bytes_atomic(path, figure_png(figure))
+    return paths
