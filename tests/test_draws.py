@@ -48,10 +48,10 @@ def test_an_order_is_a_permutation_of_its_epoch() -> None:
 
 def test_transforms_are_uniform_and_apart_from_the_noise() -> None:
     u = draw_transforms(5, 3, 2000, CPU)
-    assert u.shape == (2000, 8)
+    assert u.shape == (2000, 12)
     assert 0 < float(u.min()) < float(u.max()) < 1
     assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
-    z = draw_noise("uniform", 5, 3, 2000, 8, CPU)
+    z = draw_noise("uniform", 5, 3, 2000, 12, CPU)
     assert abs(np.corrcoef(u.flatten(), z.flatten())[0, 1]) < 0.03
 
 

@@ -18,6 +18,7 @@ from lesionaug.experiment import paper
 from lesionaug.models.dcgan import DcganConfig, Discriminator, Generator
 from lesionaug.training import checkpoint as checkpoint_module
 from lesionaug.training import gan_run
+from lesionaug.training.differentiable import DiscriminatorAugmentation
 from lesionaug.training.draws import draw_classes, draw_noise
 from lesionaug.training.gan import METRICS, Gan, GanConfig, train_step
 from lesionaug.training.gan_batches import FlyingBatches, PoolBatches
@@ -177,6 +178,7 @@ def test_an_acgans_classes_come_out_as_they_are_asked_for() -> None:
             "network": SMALL.model_copy(update={"discriminator_norm": "spectral"}),
         },
         {"noise": "normal", "bf16": True},
+        {"augment": DiscriminatorAugmentation(probability=0.5, adaptive=True, speed=0.01)},
     ],
 )
 def test_stopped_and_resumed_is_never_stopped(update, tmp_path: Path) -> None:

@@ -54,11 +54,12 @@ class GansConfig(Frozen):
 
 _ACGAN = {"conditioning": "auxiliary", "learning_rate": paper.ACGAN_LEARNING_RATE, "epochs": paper.ACGAN_EPOCHS}
 _QUARTER = {"generator_channels": (256, 128, 64, 32), "discriminator_channels": (16, 32, 64, 128)}
+# For few lesions: the discriminator sees transformed images only (as often as it is too sure), its layers are bounded,
+# and images are made with an average of the generators.
 _MODERN = {
     "loss": "hinge",
     "average": 0.995,
-    "r1": 1.0,
-    "r1_every": 4,
+    "augment": {"probability": 0.5, "adaptive": True},
     "network": {"discriminator_norm": "spectral"},
 }
 _PRESETS: dict[GanPreset, dict[str, Any]] = {

@@ -58,5 +58,5 @@ def draw_order(seed: int, epoch: int, count: int, device: torch.device) -> Tenso
 
 
 def draw_transforms(seed: int, step: int, count: int, device: torch.device) -> Tensor:
-    """Eight uniform numbers in (0, 1) for each of `count` images: float64 [count, 8]."""
-    return _uniform(_words(seed, _TRANSFORMS, step, 2 * count, device)).view(count, 8)
+    """Twelve uniform numbers in (0, 1) for each of `count` images: float64 [count, 12]."""
+    return _uniform(_words(seed, _TRANSFORMS, step, 3 * count, device)).view(count, 12)

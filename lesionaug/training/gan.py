@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lesionaug.errors import ConfigError
 from lesionaug.models.dcgan import Conditioning, DcganConfig, Discriminator, Generator
 from lesionaug.models.gan_losses import GanLoss, class_loss, discriminator_loss, generator_loss, gradient_penalty
+from lesionaug.training.differentiable import DiscriminatorAugmentation, adapt, transform
 from lesionaug.training.draws import Noise, draw_classes, draw_noise
 
 METRICS = ("loss_d", "loss_g", "d_real", "d_fake", "class_real", "class_fake")
@@ -42,6 +43,7 @@ class GanConfig(BaseModel):
             weights themselves.
         r1: Weight of the gradient penalty on real images (times one half); 0: none.
         r1_every: It is taken at every so many steps, that many times as strong.
+        augment: Transforms of all that the discriminator sees (differentiable.py); None: none, as in the paper.
         bf16: Forward and backward passes in bfloat16 where torch deems it safe; weights and optimisers stay float32.
     """
 
@@ -59,6 +61,7 @@ class GanConfig(BaseModel):
     average: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     r1: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     r1_every: Annotated[int, Field(ge=1)] = 1
+    augment: DiscriminatorAugmentation | None = None
     bf16: bool = False
 
     def steps_per_epoch(self, num_images: int) -> int:
@@ -80,6 +83,7 @@ class Gan:
         average: Moving average of the generator in evaluation mode, or None.
         optimizer_g: Adam over the generator.
         optimizer_d: Adam over the discriminator.
+        augmenting: Float64 scalar, the probability of the discriminator's transforms.
         num_classes: Classes that it is conditioned on, or 0.
         step: Optimiser steps taken.
     """
@@ -90,6 +94,7 @@ class Gan:
     average: Generator | None
     optimizer_g: torch.optim.Adam
     optimizer_d: torch.optim.Adam
+    augmenting: Tensor
     num_classes: int
     seed: int
     step: int = 0
@@ -123,6 +128,7 @@ class Gan:
             copy.deepcopy(generator).eval().requires_grad_(False) if config.average else None,
             torch.optim.Adam(generator.parameters(), rate, betas),
             torch.optim.Adam(discriminator.parameters(), rate, betas),
+            torch.tensor(config.augment.probability if config.augment else 0.0, dtype=torch.float64, device=device),
             conditioned,
             seed,
         )
@@ -139,7 +145,7 @@ class Gan:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of its state, by name; see `load_tensors`."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {"augmenting": self.augmenting}
         networks = {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
         for name, network in networks.items():
             if network is not None:
@@ -156,6 +162,10 @@ class Gan:
             ValueError: Tensors that are missing, left over or of another shape.
         """
         parts: dict[str, dict[str, Tensor]] = {}
+        tensors = dict(tensors)
+        if "augmenting" not in tensors:
+            raise ValueError("augmenting is missing")
+        self.augmenting.copy_(tensors.pop("augmenting"))
         for name, tensor in tensors.items():
             part, _, key = name.partition(".")
             parts.setdefault(part, {})[key] = tensor
@@ -198,12 +208,12 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
     of_real, of_fake = (labels, wanted) if config.conditioning == "projection" else (None, None)
     penalised = config.r1 > 0 and step % config.r1_every == 0
 
-    images = images.contiguous(memory_format=torch.channels_last).requires_grad_(penalised)
+    images = _seen(gan, images, 0).contiguous(memory_format=torch.channels_last).requires_grad_(penalised)
     with _precision(gan):
         fake = gan.generator(noise, wanted)
     with _precision(gan):
         real_logits, real_classes = gan.discriminator(images, of_real)
-        fake_logits, fake_classes = gan.discriminator(fake.detach(), of_fake)
+        fake_logits, fake_classes = gan.discriminator(_seen(gan, fake.detach(), 1), of_fake)
     loss_d = discriminator_loss(config.loss, _wide(real_logits), _wide(fake_logits))
     if real_classes is not None and fake_classes is not None and wanted is not None:
         loss_d = loss_d + class_loss(_wide(real_classes), labels) + class_loss(_wide(fake_classes), wanted)
@@ -214,7 +224,7 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
     gan.optimizer_d.step()
 
     with _frozen(gan.discriminator), _precision(gan):
-        logits, classes = gan.discriminator(fake, of_fake)
+        logits, classes = gan.discriminator(_seen(gan, fake, 2), of_fake)
     loss_g = generator_loss(config.loss, _wide(logits))
     if classes is not None and wanted is not None:
         loss_g = loss_g + class_loss(_wide(classes), wanted)
@@ -223,6 +233,8 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
     gan.optimizer_g.step()
     if gan.average is not None:
         _move_average(gan.average, gan.generator, config.average)
+    if config.augment is not None:
+        adapt(gan.augmenting, config.augment, real_logits)
     gan.step += 1
 
     with torch.no_grad():
@@ -235,6 +247,14 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
             ]
         d_real, d_fake = _wide(real_logits).sigmoid().mean(), _wide(fake_logits).sigmoid().mean()
         return torch.stack([loss_d.detach(), loss_g.detach(), d_real, d_fake, *right])
+
+
+def _seen(gan: Gan, images: Tensor, turn: int) -> Tensor:
+    """Images as the discriminator sees them."""
+    config = gan.config.augment
+    if config is None:
+        return images
+    return transform(images.float(), config, gan.augmenting, gan.seed, gan.step, turn)
 
 
 def _wide(logits: Tensor) -> Tensor:
