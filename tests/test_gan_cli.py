@@ -255,7 +255,7 @@ def test_an_evaluation(trained: Path, store: Path, tmp_path: Path, capsys, monke
     preset_steps(monkeypatch)
     assert run_cli("gan", "evaluate", store, gans, "--per-class", 20) == 0
     out = capsys.readouterr().out
-    for text in ("phantom data, not patients", "KID to training lesions", "copies", "collapsed", "docs/gans.md"):
+    for text in ("phantom data, not patients", "KID to training lesions", "copies", "collapsed", "docs/gan-evaluation.md"):
         assert text in out
     found = json.loads((gans / "evaluation/evaluation.json").read_text())
     assert (found["split"], found["kind"], found["gan"], found["per_class"]) == (0, "phantom", "dcgan", 20)

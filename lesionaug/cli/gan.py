@@ -150,7 +150,7 @@ def evaluate(
     with progress("Evaluating") as step:
         found = evaluate_gans(rois, gans, run=run, per_class=per_class, seed=seed, progress=step)
     _print_evaluation(found)
-    say(f"Features of {found.features_of}. Details: docs/gans.md")
+    say(f"Features of {found.features_of}. Details: docs/gan-evaluation.md")
     for name in ("evaluation.json", "gallery.png"):
         say(f"  {found.folder / name}")
 
