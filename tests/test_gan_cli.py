@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from lesionaug.experiment.gan_evaluation import evaluate_gans
 from lesionaug.experiment.gan_samples import load_gans, sample_gans
 from lesionaug.experiment.results import Predictions
 from lesionaug.experiment.run import run_experiment
+from lesionaug.training import gan_run
 from tests.test_run import make_store
 
 TINY = gan_preset("tiny").model_copy(update={"threads": 1})
@@ -255,7 +257,13 @@ def test_an_evaluation(trained: Path, store: Path, tmp_path: Path, capsys, monke
     preset_steps(monkeypatch)
     assert run_cli("gan", "evaluate", store, gans, "--per-class", 20) == 0
     out = capsys.readouterr().out
-    for text in ("phantom data, not patients", "KID to training lesions", "copies", "collapsed", "docs/gan-evaluation.md"):
+    for text in (
+        "phantom data, not patients",
+        "KID to training lesions",
+        "copies",
+        "collapsed",
+        "docs/gan-evaluation.md",
+    ):
         assert text in out
     found = json.loads((gans / "evaluation/evaluation.json").read_text())
     assert (found["split"], found["kind"], found["gan"], found["per_class"]) == (0, "phantom", "dcgan", 20)
@@ -381,6 +389,51 @@ def test_a_polite_stop_finishes_the_step_and_saves(number: int, store: Path, tmp
     lines = (tmp_path / "g/gans/class-0/metrics.jsonl").read_text().splitlines()
     assert 0 < step < 400
     assert step - 2 < json.loads(lines[-1])["step"] <= step
+
+
+def test_metrics_reach_a_listener_and_tensorboard_asks_for_its_package(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    told = []
+    train_gans(store, tmp_path / "g", TINY, on_metrics=lambda name, line: told.append((name, line["step"])))
+    assert told == [(f"class-{i}", step) for i in range(3) for step in range(1, 13)]
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            self.name, self.first = Path(folder).name, purge_step
+            written.append(self)
+            self.rows: list[tuple[str, float, int]] = []
+
+        def add_scalar(self, key: str, value: float, step: int) -> None:
+            self.rows.append((key, value, step))
+
+        def flush(self) -> None:
+            pass
+
+    written: list[Writer] = []
+    words = ("gan", "train", store, tmp_path / "t", "--preset", "tiny", "--threads", 1, "--tensorboard")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert run_cli(*words) == 4
+    assert "pip install tensorboard" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    assert run_cli(*words) == 0
+    assert [(w.name, w.first) for w in written] == [(f"class-{i}", 1) for i in range(3)]
+    lines = [json.loads(line) for line in (tmp_path / "t/gans/class-2/metrics.jsonl").read_text().splitlines()]
+    wanted = [
+        (key, value, line["step"]) for line in lines for key, value in line.items() if key not in ("step", "seconds")
+    ]
+    assert written[2].rows == wanted
+
+
+def test_deterministic_algorithms_are_asked_for_and_given_back(store: Path, tmp_path: Path, monkeypatch) -> None:
+    asked = []
+    step = gan_run.train_step
+    monkeypatch.setattr(
+        gan_run, "train_step", lambda *a: asked.append(torch.are_deterministic_algorithms_enabled()) or step(*a)
+    )
+    train_gans(store, tmp_path / "g", TINY.model_copy(update={"deterministic": True}))
+    assert set(asked) == {True}
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_figures_say_what_they_show(trained: Path) -> None:

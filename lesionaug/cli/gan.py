@@ -36,6 +36,8 @@ def train(
     seed: int | None = None,
     device: Literal["auto", "cpu", "cuda"] | None = None,
     threads: int | None = None,
+    deterministic: _Flag = False,
+    tensorboard: _Flag = False,
     dry_run: _Flag = False,
 ) -> int:
     """Train GANs on the training folds of one split: a DCGAN for each class, or one ACGAN for all.
@@ -56,6 +58,8 @@ def train(
         seed: Seed of the training; 0 by default.
         device: Where to train.
         threads: Threads of a training on the CPU; one per core by default.
+        deterministic: The same bits again on a GPU too; slower there. The CPU's always are.
+        tensorboard: Write OUT/tensorboard as well as metrics.jsonl, which is always written.
         dry_run: Check everything and list what would be trained; write nothing.
     """
     from lesionaug.cli.progress import progress
@@ -63,13 +67,18 @@ def train(
     from lesionaug.experiment.gan_config import resolve_gans
     from lesionaug.experiment.gan_samples import class_head_predictions, draw_figures, load_gans
 
-    given = (preset, kind, config, split, data, seed, device, threads)
+    exactly = deterministic or None
+    given = (preset, kind, config, split, data, seed, device, threads, exactly)
     resume = (out / "config.json").exists() and all(option is None for option in given)
     wanted = None if resume else resolve_gans(
-        preset, kind, config, split=split, data=data, seed=seed, device=device, threads=threads
+        preset, kind, config, split=split, data=data, seed=seed, device=device, threads=threads,
+        deterministic=exactly,
     )  # fmt: skip
+    report = _tensorboard(out) if tensorboard and not dry_run else None
     with contextlib.nullcontext() if dry_run else progress("Training") as step, _asked_to_stop() as should_stop:
-        outcome = train_gans(rois, out, wanted, progress=step, should_stop=should_stop, dry_run=dry_run)
+        outcome = train_gans(
+            rois, out, wanted, progress=step, on_metrics=report, should_stop=should_stop, dry_run=dry_run
+        )
     _print_tasks(outcome, dry_run)
     if dry_run:
         return 0
@@ -205,6 +214,29 @@ def register(app: App) -> None:
     group.command(sample)
     group.command(evaluate)
     app.command(group)
+
+
+def _tensorboard(out: Path) -> Callable[[str, dict[str, Any]], None]:
+    """Writes blocks of metrics for TensorBoard, a run for each GAN."""
+    from lesionaug.errors import EnvironmentProblem
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise EnvironmentProblem(
+            "--tensorboard", f"it needs the package tensorboard ({error})", "pip install tensorboard, or leave it out"
+        ) from error
+    writers: dict[str, Any] = {}
+
+    def write(name: str, line: dict[str, Any]) -> None:
+        if name not in writers:  # what was written after the checkpoint gone on from is hidden
+            writers[name] = SummaryWriter(str(out / "tensorboard" / name), purge_step=line["step"])
+        for key, value in line.items():
+            if key not in ("step", "seconds"):
+                writers[name].add_scalar(key, value, line["step"])
+        writers[name].flush()
+
+    return write
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ and `final/` when it is done.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -34,7 +35,7 @@ from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment.config import changed_values
 from lesionaug.experiment.gan_config import GansConfig, gan_preset
 from lesionaug.experiment.groups import build_pool, classic_groups
-from lesionaug.experiment.machine import cpu_model, device_name, num_cores, resolve_device, threads
+from lesionaug.experiment.machine import cpu_model, deterministic, device_name, num_cores, resolve_device, threads
 from lesionaug.experiment.results import Predictions
 from lesionaug.experiment.task import check_split, derive_seed
 from lesionaug.settings import validate
@@ -43,7 +44,8 @@ from lesionaug.training.gan_run import GanRun, Progress, train_gan
 from lesionaug.training.synthesis import class_probabilities, save_gan
 
 GAN_SCHEMA = 1
-_OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "gans", "figures"})
+MetricsReport = Callable[[str, dict[str, Any]], None]  # (name of the GAN, a block of its metrics)
+_OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "gans", "figures", "evaluation", "tensorboard"})
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def train_gans(
     config: GansConfig | None = None,
     *,
     progress: Progress | None = None,
+    on_metrics: MetricsReport | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     dry_run: bool = False,
 ) -> GansOutcome:
@@ -105,6 +108,7 @@ def train_gans(
         out: The folder; made if missing.
         config: What to train; None resumes with the folder's own configuration (`quick` for a new folder).
         progress: Called as (optimiser steps done, in all, text).
+        on_metrics: Called as (name of the GAN, block of metrics), see `GanRun.metrics`.
         should_stop: Asked after every step; True saves a checkpoint and returns.
         dry_run: Plan and check only, write nothing.
 
@@ -125,7 +129,7 @@ def train_gans(
     _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     trained: list[str] = []
-    with locked(out), threads(config.threads):
+    with locked(out), threads(config.threads), deterministic(config.deterministic):
         remove_leftovers(out, *out.glob("gans/*"))
         if not (out / "config.json").exists():
             folds.save(out / "folds.json")
@@ -136,7 +140,8 @@ def train_gans(
         for task in missing:
             report = None if progress is None else _shifted(progress, before, total, task)
             members = [i for i, label in enumerate(train.labels.tolist()) if train.classes[label] in task.classes]
-            if not _train_one(out, config, task, train[members], test, report, should_stop):
+            told = None if on_metrics is None else functools.partial(on_metrics, task.name)
+            if not _train_one(out, config, task, train[members], test, report, told, should_stop):
                 break
             trained.append(task.name)
             before += task.num_steps
@@ -150,6 +155,7 @@ def _train_one(
     train: RoiBatch,
     test: RoiBatch,
     progress: Progress | None,
+    on_metrics: Callable[[dict[str, Any]], None] | None,
     should_stop: Callable[[], bool],
 ) -> bool:
     """Train one GAN and commit it; False where it was stopped."""
@@ -164,6 +170,7 @@ def _train_one(
         device=config.device,
         folder=folder,
         progress=progress,
+        on_metrics=on_metrics,
         should_stop=should_stop,
     )
     if not run.finished:

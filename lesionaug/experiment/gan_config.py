@@ -34,6 +34,7 @@ class GansConfig(Frozen):
         split: The fold that is not seen.
         seed: Of the training.
         device: Where to train.
+        deterministic: The same bits again on a GPU too, with the algorithms that give them.
         threads: Of the training on the CPU; sums depend on it in the last bit. 0: one per core, written down when the
             training begins.
     """
@@ -49,6 +50,7 @@ class GansConfig(Frozen):
     split: Annotated[int, Field(ge=0)] = 0
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = False
     threads: Annotated[int, Field(ge=0, le=256)] = 0
 
 
@@ -133,7 +135,9 @@ def resolve_gans(
 
 
 # These do not touch what the paper says of its GANs.
-_NOT_THE_PAPERS = frozenset({"preset", "split", "seed", "device", "threads", "plan.seed", "folds.seed"})
+_NOT_THE_PAPERS = frozenset(
+    {"preset", "split", "seed", "device", "deterministic", "threads", "plan.seed", "folds.seed"}
+)
 
 
 def reductions(config: GansConfig) -> list[str]:

@@ -56,6 +56,7 @@ def train_gan(
     folder: Path | None = None,
     checkpoint_every: int | None = None,
     progress: Progress | None = None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> GanRun:
     """Train a GAN, or what is left of a training that was stopped.
@@ -72,6 +73,7 @@ def train_gan(
             is written.
         checkpoint_every: Steps between checkpoints; a twentieth of the training when None.
         progress: Called as (steps done, steps in all, text) after every step.
+        on_metrics: Called with every block of metrics, see `GanRun`.
         should_stop: Asked after every step; where it answers True the state is saved and the call returns.
 
     Raises:
@@ -114,6 +116,8 @@ def train_gan(
                 line = log.close_block()
                 if metrics_file is not None:
                     metrics_file.append([line])
+                if on_metrics is not None:
+                    on_metrics(line)
             if progress is not None:
                 progress(gan.step, total, log.text)
             stop = gan.step < total and should_stop()

@@ -1,0 +1,170 @@
+"""Training steps of the paper's networks: ours, the same written plainly, and as a loop over a DataLoader.
+
+The plain loops are what a textbook has: contiguous tensors, ReLU before pooling, fakes made twice and the gradients of
+the discriminator's weights made in the generator's step too. All compute the same (tests/test_gan_training.py,
+test_cnn.py). Floors: the step's floating-point operations over what one large matrix product reaches here.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import lesionaug as la
+from lesionaug.augment.speed import fold, median_seconds
+from lesionaug.experiment.gan_config import gan_preset
+from lesionaug.models.cnn import CnnConfig, LesionCnn
+from lesionaug.models.dcgan import Discriminator, Generator
+from lesionaug.training.draws import draw_classes, draw_noise
+from lesionaug.training.gan import Gan, train_step
+from lesionaug.training.gan_batches import FlyingBatches, PoolBatches
+
+BATCH = 64
+CNN_FLOP = 168e6  # forward and backward of an image: three times 56.8 MFLOP less the gradient to the image
+DCGAN_FLOP = 6.35e9  # of a pair of images: D forward and backward twice and to its input, G forward and backward
+POOL = 1024  # images
+
+
+@pytest.fixture(scope="session")
+def peak(device):
+    """FLOP/s of a large matrix product in float32, the limit that floors are named by."""
+    a, b = torch.rand(2048, 2048, device=device), torch.rand(2048, 2048, device=device)
+    return 2 * 2048**3 / median_seconds(lambda: a @ b, device, 1.0)
+
+
+@pytest.fixture
+def stepped(device, timed, peak):
+    """Time a step of `BATCH` images and note its share of the floor."""
+
+    def run(step, flop):
+        timed(step, outputs=BATCH, size=64, floor_s=BATCH * flop / peak, peak_gflops=peak / 1e9)
+
+    return run
+
+
+def pool(device):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(POOL, 1, 64, 64, generator=generator).to(device), (torch.arange(POOL) % 3).to(device)
+
+
+class PlainCnn(nn.Module):
+    """Fig. 2 as it is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 128, 3), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(4608, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 3),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def cnn_step(model, batches, layout):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, nesterov=True)
+
+    def step():
+        x, y = next(batches)
+        loss = functional.cross_entropy(model(x.contiguous(memory_format=layout)), y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def from_pool(device):
+    images, labels = pool(device)
+    orders = (torch.randperm(POOL).to(device).split(BATCH) for _ in itertools.count())
+    for order in orders:
+        for chosen in order:
+            yield images[chosen], labels[chosen]
+
+
+def from_loader(device):
+    images, labels = pool(torch.device("cpu"))
+    loader = DataLoader(TensorDataset(images, labels), BATCH, shuffle=True)
+    for _ in itertools.count():
+        for x, y in loader:
+            yield x.to(device), y.to(device)
+
+
+@pytest.mark.parametrize("how", ["ours", "plain", "dataloader"])
+def test_cnn_step(device, stepped, how):
+    torch.manual_seed(0)
+    if how == "ours":
+        model = nn.utils.convert_conv2d_weight_memory_format(LesionCnn(CnnConfig(), 3).to(device), torch.channels_last)
+        step = cnn_step(model, from_pool(device), torch.channels_last)
+    else:
+        batches = from_pool(device) if how == "plain" else from_loader(device)
+        step = cnn_step(PlainCnn().to(device), batches, torch.contiguous_format)
+    stepped(step, CNN_FLOP)
+
+
+def plain_gan_step(config, batches, device):
+    """A step as in a textbook."""
+    classes = 3 if config.conditioning != "none" else 0
+    g = Generator(config.network, classes).to(device)
+    d = Discriminator(config.network, classes, config.conditioning).to(device)
+    adam_g, adam_d = (torch.optim.Adam(net.parameters(), config.learning_rate, config.betas) for net in (g, d))
+    steps = itertools.count()
+
+    def step():
+        t, (x, labels) = next(steps), next(batches)
+        z = draw_noise("uniform", 0, t, len(x), config.network.noise_size, device)
+        y = draw_classes(0, t, len(x), 3, device) if classes else None
+        ones, zeros = torch.ones(len(x), device=device), torch.zeros(len(x), device=device)
+        entropy = functional.binary_cross_entropy_with_logits
+        (real, real_class), (fake, fake_class) = d(2 * x - 1), d(g(z, y).detach())
+        loss = entropy(real, ones) + entropy(fake, zeros)
+        if classes:
+            loss = loss + functional.cross_entropy(real_class, labels) + functional.cross_entropy(fake_class, y)
+        adam_d.zero_grad()
+        loss.backward()
+        adam_d.step()
+        fake, fake_class = d(g(z, y))
+        loss = entropy(fake, ones)
+        if classes:
+            loss = loss + functional.cross_entropy(fake_class, y)
+        adam_g.zero_grad()
+        loss.backward()
+        adam_g.step()
+
+    return step
+
+
+@pytest.mark.parametrize("how", ["ours", "plain", "dataloader"])
+@pytest.mark.parametrize("kind", ["dcgan", "acgan"])
+def test_gan_step(device, stepped, kind, how):
+    torch.manual_seed(0)
+    config = gan_preset("paper", kind).gan
+    if how == "ours":
+        gan = Gan.build(config, 3, 0, device)
+        batches = PoolBatches(*pool(device), BATCH, 0)
+
+        def step():
+            train_step(gan, *batches.batch(gan.step))
+
+    else:
+        step = plain_gan_step(config, from_pool(device) if how == "plain" else from_loader(device), device)
+    stepped(step, DCGAN_FLOP)
+
+
+@pytest.mark.parametrize("data", ["pool", "fly"])
+def test_training_batch(device, timed, data):
+    """What a batch costs by itself: taken from a pool, or augmented for the step."""
+    if data == "pool":
+        source = PoolBatches(*pool(device), BATCH, 0)
+    else:
+        rois = fold(device)
+        source = FlyingBatches(la.AugmentedBatches(rois, la.AugmentationPlan(), BATCH, window=(0.0, 1.0)), POOL)
+    steps = itertools.count()
+    timed(lambda: source.batch(next(steps)), outputs=BATCH, size=64)
