@@ -58,7 +58,7 @@ def threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic algorithms only in the `with` body; on a GPU they are slower. The CPU's always are."""
+    """Let torch use deterministic algorithms alone in the `with` body: slower on a GPU, no change on the CPU."""
     if not wanted:
         yield
         return
