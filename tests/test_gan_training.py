@@ -20,7 +20,7 @@ from lesionaug.training import checkpoint as checkpoint_module
 from lesionaug.training import gan_run
 from lesionaug.training.differentiable import DiscriminatorAugmentation
 from lesionaug.training.draws import draw_classes, draw_noise
-from lesionaug.training.gan import METRICS, Gan, GanConfig, train_step
+from lesionaug.training.gan import METRICS, Gan, GanConfig, settle_average, train_step
 from lesionaug.training.gan_batches import FlyingBatches, PoolBatches
 from lesionaug.training.gan_run import STRIP_COLUMNS, STRIP_ROWS, train_gan
 from lesionaug.training.synthesis import class_probabilities, generate, load_gan, sample, save_gan
@@ -216,12 +216,14 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_
     assert sorted(p.name for p in folder.iterdir()) == ["step-000000020", "step-000000024"]
     file = folder / "step-000000024" / "state.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.warns(UserWarning, match="step-000000024 is damaged"):
+    with pytest.warns(UserWarning, match="step-000000024 is damaged .* removed; going on from step-000000020"):
         again = run(folder=tmp_path, checkpoint_every=5)
     assert_same(again.gan, whole.gan)
+    assert sorted(p.name for p in folder.iterdir()) == ["step-000000020", "step-000000024"]  # made again, whole
+    assert_same(run(folder=tmp_path, checkpoint_every=5).gan, whole.gan)
     for damaged in folder.glob("*/state.json"):
         damaged.write_text("{")
-    with pytest.raises(DataError, match="this checkpoint is damaged"), pytest.warns(UserWarning, match="damaged"):
+    with pytest.raises(DataError, match="this checkpoint is damaged"):
         run(folder=tmp_path)
 
 
@@ -304,6 +306,56 @@ def test_the_moving_average_is_one(tmp_path: Path) -> None:
         start.generator.parameters(), after.average.parameters(), after.generator.parameters(), strict=True
     ):
         assert torch.allclose(mean, 0.75 * before + 0.25 * now, atol=1e-7)
+
+
+def test_the_average_is_settled_with_statistics_of_its_own() -> None:
+    config = CONFIG.model_copy(update={"average": 0.9, "batch_size": 16})
+    gan = run(config).gan
+    settle_average(gan)
+    noise = draw_noise("uniform", 99, 0, 512, 6, torch.device("cpu"))
+    with torch.no_grad():
+        seen = []
+        for norm in gan.average.norms:
+            norm.register_forward_hook(lambda _, inputs, output: seen.append(output.clone()))
+        gan.average(noise)
+    for output in seen:  # normalised to mean 0 and variance 1, as in training
+        assert float(output.mean(dim=(0, 2, 3)).abs().max()) < 0.15
+        assert float((output.std(dim=(0, 2, 3)) - 1).abs().max()) < 0.15
+    before = state(gan)
+    settle_average(gan)
+    assert all(torch.equal(before[name], tensor) for name, tensor in gan.tensors().items())
+
+
+def test_the_discriminators_statistics_are_those_of_real_images() -> None:
+    gan = Gan.build(CONFIG, 3, 7)
+    images, labels = batches(CONFIG).batch(0)
+    with torch.no_grad():
+        slope = SMALL.leaky_slope
+        first = functional.leaky_relu(gan.discriminator.convolutions[0](images), slope)
+        inputs = gan.discriminator.convolutions[1](first)
+    train_step(gan, images, labels)
+    norm = gan.discriminator.norms[0]
+    assert torch.allclose(norm.running_mean, 0.1 * inputs.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-7)
+    assert torch.allclose(norm.running_var, 0.9 + 0.1 * inputs.var(dim=(0, 2, 3)), rtol=1e-5)
+    assert norm.momentum == 0.1
+
+
+def test_resuming_keeps_the_layout_of_weights_and_moments(tmp_path: Path) -> None:
+    for norm in ("batch", "spectral"):
+        config = CONFIG.model_copy(update={"network": SMALL.model_copy(update={"discriminator_norm": norm})})
+        folder = tmp_path / norm
+        folder.mkdir()
+        counter = itertools.count(1)
+        run(config, folder=folder, should_stop=lambda: next(counter) == 3)  # noqa: B023
+        gan = run(config, folder=folder).gan
+        fresh = Gan.build(config, 3, 7)
+        for mine, theirs in zip(gan.discriminator.parameters(), fresh.discriminator.parameters(), strict=True):
+            assert mine.stride() == theirs.stride()
+        for optimizer in (gan.optimizer_g, gan.optimizer_d):
+            for parameter, moments in optimizer.state.items():
+                assert moments["exp_avg"].stride() == parameter.stride()
+        widest = max(gan.discriminator.convolutions, key=lambda layer: layer.weight.numel())
+        assert widest.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:

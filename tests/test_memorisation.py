@@ -13,6 +13,7 @@ import lesionaug as la
 from lesionaug.augment.plan import AugmentationParams
 from lesionaug.data.rois import RoiBatch
 from lesionaug.evaluation.memorisation import (
+    chance_of_training,
     copy_limit,
     membership_auc,
     nearer_to_training,
@@ -119,6 +120,45 @@ def test_the_limit_of_a_copy_leaves_a_patients_own_lesions_out() -> None:
     assert copy_limit(twice, WINDOW) == pytest.approx(copy_limit(rois, WINDOW), abs=0.02)
     with pytest.raises(ValueError, match="at least two patients"):
         copy_limit(twice[[0, 8]], WINDOW)
+
+
+def test_the_interval_does_not_accuse_who_knows_nobody() -> None:
+    """Images and lesions of one law: a half is inside as often as promised, however many images there are."""
+    inside = 0
+    for s in range(80):
+        rng = np.random.default_rng(s)
+        image, train, held = (rng.normal(size=(n, 8)) for n in (400, 40, 20))
+        distances = [np.linalg.norm(image[:, None] - lesions[None], axis=2) for lesions in (train, held)]
+        found = chance_of_training(*distances, [str(i // 2) for i in range(40)], [str(i) for i in range(20)])
+        inside += found.low <= 0.5 <= found.high
+        assert 0 <= found.low <= found.value <= found.high <= 1
+    assert 0.87 < inside / 80 < 0.999
+    with pytest.raises(ValueError, match="at least two patients"):
+        chance_of_training(*distances, ["a"] * 40, [str(i) for i in range(20)])
+
+
+def test_shifted_copies_are_found() -> None:
+    """The plan's shifts, of discs in noise as of smooth pictures."""
+    plan = la.AugmentationPlan(n_rot=4)
+    for rois, others in ((lesions(6, 0), lesions(6, 1)), (discs(6, 0), discs(6, 1))):
+        shifted = [r * plan.variants + v for r in range(4) for v in range(4, 11)]
+        params = plan.sample(rois, seed=3, indices=shifted)
+        images = la.augment(rois, params, window=WINDOW)
+        near, far = (nearest_views(images, which, WINDOW).distance for which in (rois, others))
+        assert (near.argmin(1) == params.roi.numpy()).all()
+        assert (near.min(1) < copy_limit(rois, WINDOW)).mean() > 0.9
+        assert (far.min(1) < copy_limit(rois, WINDOW)).mean() < 0.5  # of six lesions
+
+
+def discs(count: int, seed: int) -> RoiBatch:
+    """Discs in smooth noise: lesions that are much alike."""
+    rois = lesions(count, seed)
+    y, x = torch.meshgrid(torch.arange(96.0) - 47.5, torch.arange(96.0) - 47.5, indexing="ij")
+    images = [
+        image - 60.0 * ((x**2 + y**2).sqrt() < float(d) / 2)
+        for image, d in zip(rois.images, rois.diameters, strict=True)
+    ]
+    return RoiBatch.from_images(images, rois.centers, rois.diameters, lesion_ids=rois.lesion_ids)
 
 
 def test_membership_is_the_mann_whitney_statistic() -> None:

@@ -7,6 +7,7 @@ block are left out of every mean, and intervals draw blocks, not images.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,7 @@ def kernel_distance(
     Args:
         features: [N, d].
         reference: [M, d].
-        blocks: [N], what images belong together; each by itself when None.
+        blocks: [N], what images belong together; each by itself when None. A name that both sides have is one block.
         reference_blocks: [M], likewise.
         draws: Of the block bootstrap behind the interval. A pair of images is weighed by how often its two blocks were
             drawn; pairs within a block stay out, so that a block drawn twice is not compared with itself.
@@ -51,40 +52,50 @@ def kernel_distance(
     Raises:
         ValueError: Fewer than two blocks of either, values that are not finite, sizes that do not fit.
     """
-    x, block_x = _sample(features, blocks, seed)
-    y, block_y = _sample(reference, reference_blocks, seed + 1)
+    x, name_x = _sample(features, blocks, seed)
+    y, name_y = _sample(reference, reference_blocks, seed + 1)
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"features have {x.shape[1]} values, the reference {y.shape[1]}")
+    # Images without blocks are blocks of their own, and no one else's.
+    keys_x = [("x", i) if blocks is None else ("", str(name)) for i, name in enumerate(name_x)]
+    keys_y = [("y", i) if reference_blocks is None else ("", str(name)) for i, name in enumerate(name_y)]
+    place = {key: i for i, key in enumerate(sorted({*keys_x, *keys_y}))}
+    block_x, block_y = (np.array([place[key] for key in keys]) for keys in (keys_x, keys_y))
+    count = len(place)
+    size_x, size_y = (np.bincount(block, minlength=count).astype(float) for block in (block_x, block_y))
     # Sums over the images of each pair of blocks: the bootstrap then works on blocks alone.
-    xx, yy, xy = (
-        _block_sums(x, block_x, x, block_x),
-        _block_sums(y, block_y, y, block_y),
-        _block_sums(x, block_x, y, block_y),
-    )
-    size_x, size_y = np.bincount(block_x).astype(float), np.bincount(block_y).astype(float)
-    np.fill_diagonal(xx, 0)
-    np.fill_diagonal(yy, 0)
+    pairs = [
+        (_block_sums(one, first, other, second, count), size_one, size_other)
+        for one, first, size_one, other, second, size_other in (
+            (x, block_x, size_x, x, block_x, size_x),
+            (y, block_y, size_y, y, block_y, size_y),
+            (x, block_x, size_x, y, block_y, size_y),
+        )
+    ]
 
-    def distance(weight_x: FloatArray, weight_y: FloatArray) -> FloatArray:  # [draws, blocks] each
-        within = [
-            ((w @ sums) * w).sum(1) / ((w @ size) ** 2 - (w**2) @ size**2)
-            for w, sums, size in ((weight_x, xx, size_x), (weight_y, yy, size_y))
+    def distance(weight: FloatArray) -> FloatArray:  # [draws, blocks]
+        means = [
+            ((weight @ sums) * weight).sum(1) / ((weight @ one) * (weight @ other) - (weight**2) @ (one * other))
+            for sums, one, other in pairs
         ]
-        between = ((weight_x @ xy) * weight_y).sum(1) / ((weight_x @ size_x) * (weight_y @ size_y))
-        return np.asarray(within[0] + within[1] - 2 * between)
+        return np.asarray(means[0] + means[1] - 2 * means[2])
 
     rng = np.random.default_rng(seed)
-    value = float(distance(np.ones((1, len(size_x))), np.ones((1, len(size_y))))[0])
-    weights = [rng.multinomial(len(size), np.full(len(size), 1 / len(size)), draws) for size in (size_x, size_y)]
+    weights = np.zeros((draws, count))
+    for group in ((size_x > 0) & (size_y > 0), (size_x > 0) & (size_y == 0), (size_x == 0) & (size_y > 0)):
+        members = int(group.sum())
+        if members:
+            weights[:, group] = rng.multinomial(members, np.full(members, 1 / members), draws)
     with np.errstate(invalid="ignore", divide="ignore"):  # one block drawn every time: left out
-        drawn = distance(weights[0].astype(float), weights[1].astype(float))
+        drawn = distance(weights)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+    return Estimate(float(distance(np.ones((1, count)))[0]), float(low), float(high))
 
 
 def _sample(
     features: npt.ArrayLike, blocks: npt.ArrayLike | None, seed: int, most: int | None = None
-) -> tuple[FloatArray, IntArray]:
+) -> tuple[FloatArray, npt.NDArray[Any]]:
+    """Features and the names of their blocks, checked, at most `most` of them."""
     most = LARGEST_SAMPLE if most is None else most
     x = np.asarray(features, dtype=np.float64)
     if x.ndim != 2 or not np.isfinite(x).all():
@@ -95,17 +106,21 @@ def _sample(
     if len(x) > most:
         chosen = np.random.default_rng(seed).choice(len(x), most, replace=False)
         x, names = x[chosen], names[chosen]
-    _, block = np.unique(names, return_inverse=True)
-    if len(x) == 0 or block.max() < 1:
+    if len(np.unique(names)) < 2:
         raise ValueError(f"at least two images that do not belong together are needed, got {len(x)}")
-    return x, block.astype(np.int64)
+    return x, names
 
 
-def _block_sums(x: FloatArray, block_x: IntArray, y: FloatArray, block_y: IntArray) -> FloatArray:
-    """Sums of the kernel over the images of each pair of blocks, [blocks of x, blocks of y]."""
+def _block_sums(x: FloatArray, block_x: IntArray, y: FloatArray, block_y: IntArray, count: int) -> FloatArray:
+    """Sums of the kernel over the images of each pair of different blocks, [count, count]."""
     kernel = (x @ y.T / x.shape[1] + 1) ** 3
-    of_x, of_y = np.eye(block_x.max() + 1)[block_x], np.eye(block_y.max() + 1)[block_y]
-    return np.asarray(of_x.T @ kernel @ of_y)
+    sums = np.zeros((count, len(y)))
+    np.add.at(sums, block_x, kernel)
+    pairs = np.zeros((count, count))
+    np.add.at(pairs, block_y, sums.T)
+    pairs = pairs.T.copy()
+    np.fill_diagonal(pairs, 0)
+    return pairs
 
 
 @dataclass(frozen=True)
@@ -127,30 +142,45 @@ class Neighbourhoods:
     k: int
 
 
-def neighbourhoods(features: npt.ArrayLike, reference: npt.ArrayLike, k: int = 5) -> Neighbourhoods:
+def neighbourhoods(
+    features: npt.ArrayLike,
+    reference: npt.ArrayLike,
+    k: int = 5,
+    *,
+    size: int | None = None,
+    draws: int = 50,
+    seed: int = 0,
+) -> Neighbourhoods:
     """Precision, recall, density and coverage of images against a reference.
+
+    All four grow or shrink with the number of images: compare numbers of one `size` and k only.
 
     Args:
         features: [N, d], at least two.
         reference: [M, d], at least two; images of one block count as they are, so give one of each.
         k: Neighbours; fewer where there are not so many images.
+        size: Take the mean over `draws` random choices of so many of the N images.
+        draws: How many.
+        seed: Of the choices.
     """
     from scipy.spatial.distance import cdist
 
     x, _ = _sample(features, None, 0)
     y, _ = _sample(reference, None, 1)
-    k = min(k, len(x) - 1, len(y) - 1)
-    reach_x = np.sort(cdist(x, x), axis=1)[:, k]  # column 0 is the image itself
-    reach_y = np.sort(cdist(y, y), axis=1)[:, k]
-    apart = cdist(x, y)
-    in_y = apart <= reach_y[None, :]
-    return Neighbourhoods(
-        precision=float(in_y.any(axis=1).mean()),
-        recall=float((apart <= reach_x[:, None]).any(axis=0).mean()),
-        density=float(in_y.sum(axis=1).mean() / k),
-        coverage=float(in_y.any(axis=0).mean()),
-        k=k,
-    )
+    size = len(x) if size is None else min(size, len(x))
+    k = min(k, size - 1, len(y) - 1)
+    among_x, apart = cdist(x, x), cdist(x, y)
+    reach_y = np.sort(cdist(y, y), axis=1)[:, k]  # column 0 is the image itself
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws if size < len(x) else 1):
+        chosen = rng.choice(len(x), size, replace=False) if size < len(x) else np.arange(len(x))
+        reach_x = np.sort(among_x[np.ix_(chosen, chosen)], axis=1)[:, k]
+        in_y = apart[chosen] <= reach_y[None, :]
+        recalled = (apart[chosen] <= reach_x[:, None]).any(axis=0)
+        found.append((in_y.any(axis=1).mean(), recalled.mean(), in_y.sum(axis=1).mean() / k, in_y.any(axis=0).mean()))
+    precision, recall, density, coverage = (float(value) for value in np.mean(found, axis=0))
+    return Neighbourhoods(precision, recall, density, coverage, k)
 
 
 @dataclass(frozen=True)
@@ -161,8 +191,16 @@ class FrechetDistance:
     warning: str
 
 
-def frechet_distance(features: npt.ArrayLike, reference: npt.ArrayLike) -> FrechetDistance:
-    """FID (Heusel et al. 2017): the Frechet distance of two normal distributions fitted to the features."""
+def frechet_distance(
+    features: npt.ArrayLike, reference: npt.ArrayLike, num_independent: int | None = None
+) -> FrechetDistance:
+    """FID (Heusel et al. 2017): the Frechet distance of two normal distributions fitted to the features.
+
+    Args:
+        features: [N, d].
+        reference: [M, d].
+        num_independent: Of the smaller set, how many images are not augmentations of each other; all when None.
+    """
     x, _ = _sample(features, None, 0, most=len(np.asarray(features)))
     y, _ = _sample(reference, None, 1, most=len(np.asarray(reference)))
     cov_x, cov_y = np.atleast_2d(np.cov(x, rowvar=False)), np.atleast_2d(np.cov(y, rowvar=False))
@@ -171,11 +209,11 @@ def frechet_distance(features: npt.ArrayLike, reference: npt.ArrayLike) -> Frech
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     middle = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_y @ root), 0)).sum()
     value = float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cov_x) + np.trace(cov_y) - 2 * middle)
-    fewest = min(len(x), len(y))
+    fewest = min(len(x), len(y)) if num_independent is None else num_independent
     warning = ""
     if fewest < FEW_FOR_FRECHET:
         warning = (
-            f"from {fewest} images of {x.shape[1]} features: too large, and larger the fewer there are; prefer KID"
+            f"from {fewest} independent images and {x.shape[1]} features: too large, the more so the fewer; prefer KID"
         )
     return FrechetDistance(max(value, 0.0), warning)
 
@@ -208,12 +246,13 @@ def diversity(
     from scipy.spatial.distance import cdist
 
     x, _ = _sample(features, None, 0)
-    y, block = _sample(reference, reference_blocks, 1)
+    y, names = _sample(reference, reference_blocks, 1)
+    _, block = np.unique(names, return_inverse=True)
     among_x, among_y = cdist(x, x), cdist(y, y)
     other = block[:, None] != block[None, :]
     np.fill_diagonal(among_x, np.inf)
     real = among_y[other]
-    spread = float(np.median(among_x[np.isfinite(among_x)]) / np.median(real)) if np.median(real) > 0 else float("nan")
+    spread = float(np.median(among_x[np.isfinite(among_x)]) / max(float(np.median(real)), 1e-12))
     nearest_real = np.where(other, among_y, np.inf).min(axis=1)
     doubles = float((among_x.min(axis=1) < np.quantile(nearest_real, 0.01)).mean())
     return Diversity(spread, doubles, bool(spread < 0.5 or doubles > 0.2))

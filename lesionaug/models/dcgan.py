@@ -134,6 +134,8 @@ class Discriminator(nn.Module):
             if getattr(layer, "bias", None) is not None:
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
             if not batch:
+                if isinstance(layer, nn.Conv2d):  # cannot be laid out anew once it is parametrised
+                    nn.utils.convert_conv2d_weight_memory_format(layer, torch.channels_last)
                 nn.utils.parametrizations.spectral_norm(layer)
 
     def _weighted(self) -> list[nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import warnings
@@ -52,7 +53,7 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self._folder)
         target = self._folder / f"step-{step:09d}"
-        if not target.exists():
+        if not target.exists():  # else it is whole: `newest` has seen to it
             content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
             described = {
                 "schema": CHECKPOINT_SCHEMA,
@@ -75,15 +76,23 @@ class Checkpoints:
             DataError: A state of another training or another version of this software, or none that is whole.
         """
         folders = self._all()
+        damaged: list[tuple[Path, _Damaged]] = []
         for folder in reversed(folders):
             try:
-                return self._read(folder)
+                found = self._read(folder)
             except _Damaged as damage:
                 if folder == folders[0]:
                     raise DataError(
                         folder.name, f"this checkpoint is damaged ({damage})", "Delete the checkpoints to begin anew"
                     ) from damage
-                warnings.warn(f"{folder.name} is damaged ({damage}); going on from the one before", stacklevel=2)
+                damaged.append((folder, damage))
+                continue
+            for broken, fault in damaged:
+                warnings.warn(
+                    f"{broken.name} is damaged ({fault}) and removed; going on from {folder.name}", stacklevel=2
+                )
+                shutil.rmtree(broken)
+            return found
         return None
 
     def remove(self) -> None:
@@ -142,9 +151,11 @@ class Metrics:
         self._path = path
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines at the end."""
+        """Add lines at the end; they are on the disk before a checkpoint says they are."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole line; a last one that was cut short is left out."""

@@ -22,6 +22,8 @@ from lesionaug.models.gan_losses import GanLoss, class_loss, discriminator_loss,
 from lesionaug.training.differentiable import DiscriminatorAugmentation, adapt, transform
 from lesionaug.training.draws import Noise, draw_classes, draw_noise
 
+SETTLING_STEP = 0xFFFFFF00  # no training has that many steps
+_SETTLING_BATCHES = 16
 METRICS = ("loss_d", "loss_g", "d_real", "d_fake", "class_real", "class_fake")
 
 
@@ -185,6 +187,10 @@ class Gan:
                 index, _, what = key.partition(".")
                 states.setdefault(int(index), {})[what] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+            for parameter, state in optimizer.state.items():  # laid out like the weights, or each step is slower
+                for key, tensor in state.items():
+                    if tensor.shape == parameter.shape:
+                        state[key] = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
@@ -213,7 +219,8 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
         fake = gan.generator(noise, wanted)
     with _precision(gan):
         real_logits, real_classes = gan.discriminator(images, of_real)
-        fake_logits, fake_classes = gan.discriminator(_seen(gan, fake.detach(), 1), of_fake)
+        with _statistics_kept(gan.discriminator):
+            fake_logits, fake_classes = gan.discriminator(_seen(gan, fake.detach(), 1), of_fake)
     loss_d = discriminator_loss(config.loss, _wide(real_logits), _wide(fake_logits))
     if real_classes is not None and fake_classes is not None and wanted is not None:
         loss_d = loss_d + class_loss(_wide(real_classes), labels) + class_loss(_wide(fake_classes), wanted)
@@ -223,7 +230,7 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
     loss_d.backward()
     gan.optimizer_d.step()
 
-    with _frozen(gan.discriminator), _precision(gan):
+    with _frozen(gan.discriminator), _statistics_kept(gan.discriminator), _precision(gan):
         logits, classes = gan.discriminator(_seen(gan, fake, 2), of_fake)
     loss_g = generator_loss(config.loss, _wide(logits))
     if classes is not None and wanted is not None:
@@ -282,9 +289,45 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextlib.contextmanager
+def _statistics_kept(network: nn.Module) -> Iterator[None]:
+    """What is normalised here does not move the running statistics: in evaluation they are those of real images."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+
+
 @torch.no_grad()
 def _move_average(average: nn.Module, network: nn.Module, decay: float) -> None:
     for mean, value in zip(average.parameters(), network.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
-    for kept, buffer in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(buffer)
+
+
+@torch.no_grad()
+def settle_average(gan: Gan) -> None:
+    """Take the running statistics of the averaged generator anew, from noise of its own.
+
+    Those of the generator it follows are of other activations. Call it before images are made with it.
+    """
+    if gan.average is None:
+        return
+    norms = [module for module in gan.average.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over the batches
+    gan.average.train()
+    config, device = gan.config, gan.device
+    for batch in range(_SETTLING_BATCHES):
+        step, count = SETTLING_STEP + batch, config.batch_size
+        noise = draw_noise(config.noise, gan.seed, step, count, config.network.noise_size, device)
+        gan.average(noise, draw_classes(gan.seed, step, count, gan.num_classes, device) if gan.num_classes else None)
+    gan.average.eval()
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum

@@ -49,7 +49,7 @@ class PoolBatches:
         self._size, self._seed = min(batch_size, len(images)), seed
         digest = hashlib.blake2b(images.cpu().numpy().tobytes(), digest_size=16)
         digest.update(labels.cpu().numpy().tobytes())
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = f"{digest.hexdigest()}-{batch_size}-{seed}"
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:  # noqa: D102 - see Batches
@@ -72,8 +72,13 @@ class FlyingBatches:
     def __init__(self, batches: AugmentedBatches, num_images: int) -> None:
         self.num_images = num_images
         self._batches, self._next = batches, 0
-        pixels = hashlib.blake2b(batches.rois.packed.pixels.cpu().numpy().tobytes(), digest_size=16).hexdigest()
-        self.fingerprint = f"{batches.state_dict()['plan_and_lesions']}-{pixels}"
+        # Which lesions and plan, in which order; and the first batch, for whatever else decides the pixels.
+        images, labels = self.batch(0)
+        digest = hashlib.blake2b(images.cpu().numpy().tobytes(), digest_size=16)
+        digest.update(labels.cpu().numpy().tobytes())
+        state = batches.state_dict()
+        self.fingerprint = "-".join(str(state[key]) for key in ("plan_and_lesions", "seed", "batch_size"))
+        self.fingerprint += f"-{digest.hexdigest()}"
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:  # noqa: D102 - see Batches
         if step != self._next:

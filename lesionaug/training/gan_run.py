@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lesionaug.errors import DataError, EnvironmentProblem
 from lesionaug.training.checkpoint import Checkpoints, Metrics
-from lesionaug.training.gan import METRICS, Gan, GanConfig, train_step
+from lesionaug.training.gan import METRICS, Gan, GanConfig, settle_average, train_step
 from lesionaug.training.gan_batches import Batches
 from lesionaug.training.synthesis import STRIP_STEP, generate
 
@@ -35,7 +35,7 @@ class GanRun:
     Attributes:
         gan: As far as it was trained.
         finished: False where it was asked to stop before its last step.
-        metrics: One entry for each block of steps: "step" (the last of the block), "epoch", "seconds" of this process
+        metrics: One entry for each block of steps: "step" (the last of the block), "epoch", "seconds" spent so far
             and the block's means of `METRICS`, without those that it has not.
         strip: uint8 [moments, classes or 1, STRIP_COLUMNS, S, S]: images of one fixed noise as training went on.
     """
@@ -169,6 +169,7 @@ class _Log:
 
     def add_strip(self) -> None:
         gan = self.gan
+        settle_average(gan)
         classes = max(gan.num_classes, 1)
         images = generate(
             gan.sampler,
