@@ -173,6 +173,8 @@ def test_make_gpu_runs_every_file_that_has_tests_for_a_gpu():
     wanted = set()
     for file in (REPOSITORY / "tests").glob("test_*.py"):
         text = file.read_text()
-        if re.search(r"^pytestmark = pytest\.mark\.gpu|^def test_\w+\([^)]*\bdevice\b", text, re.MULTILINE):
+        if re.search(
+            r"^pytestmark = pytest\.mark\.gpu|^@pytest\.mark\.gpu|^def test_\w+\([^)]*\bdevice\b", text, re.MULTILINE
+        ):
             wanted.add(file.name.removeprefix("test_"))
     assert set(listed[1].replace("\\", " ").split()) == wanted

@@ -7,7 +7,6 @@ import torch
 
 from lesionaug.training.differentiable import DiscriminatorAugmentation, adapt, transform
 from lesionaug.training.gan import Gan, GanConfig, train_step
-from tests.conftest import open_device
 from tests.test_gan_training import CONFIG, batches
 
 ALL = DiscriminatorAugmentation()
@@ -131,11 +130,3 @@ def test_the_generator_learns_through_it() -> None:
     plain = Gan.build(CONFIG, 3, 0)
     assert "augmenting" in plain.tensors()
     assert GanConfig().augment is None
-
-
-@pytest.mark.gpu
-def test_a_gpu_transforms_the_same(monkeypatch) -> None:
-    device = open_device("cuda", monkeypatch)
-    images = pictures()
-    on_gpu = transform(images.to(device), ALL, often().to(device), 1, 2, 0)
-    assert torch.allclose(on_gpu.cpu(), transform(images, ALL, often(), 1, 2, 0), atol=1e-4)

@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 
 from lesionaug.training.draws import draw_classes, draw_noise, draw_order, draw_transforms
-from tests.conftest import open_device
 
 CPU = torch.device("cpu")
 
@@ -53,12 +52,3 @@ def test_transforms_are_uniform_and_apart_from_the_noise() -> None:
     assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
     z = draw_noise("uniform", 5, 3, 2000, 12, CPU)
     assert abs(np.corrcoef(u.flatten(), z.flatten())[0, 1]) < 0.03
-
-
-@pytest.mark.gpu
-def test_a_gpu_draws_the_same(monkeypatch) -> None:
-    device = open_device("cuda", monkeypatch)
-    assert torch.equal(draw_noise("uniform", 5, 3, 64, 100, device).cpu(), draw_noise("uniform", 5, 3, 64, 100, CPU))
-    assert torch.allclose(draw_noise("normal", 5, 3, 9, 7, device).cpu(), draw_noise("normal", 5, 3, 9, 7, CPU))
-    assert torch.equal(draw_classes(5, 3, 64, 3, device).cpu(), draw_classes(5, 3, 64, 3, CPU))
-    assert torch.equal(draw_order(5, 3, 64, device).cpu(), draw_order(5, 3, 64, CPU))

@@ -62,7 +62,7 @@ def train(
         tensorboard: Write OUT/tensorboard as well as metrics.jsonl, which is always written.
         dry_run: Check everything and list what would be trained; write nothing.
     """
-    from lesionaug.cli.progress import progress
+    from lesionaug.cli.progress import Stopped, progress
     from lesionaug.experiment.gan import train_gans
     from lesionaug.experiment.gan_config import resolve_gans
     from lesionaug.experiment.gan_samples import class_head_predictions, draw_figures, load_gans
@@ -75,10 +75,14 @@ def train(
         deterministic=exactly,
     )  # fmt: skip
     report = _tensorboard(out) if tensorboard and not dry_run else None
+    outcome = None
     with contextlib.nullcontext() if dry_run else progress("Training") as step, _asked_to_stop() as should_stop:
         outcome = train_gans(
             rois, out, wanted, progress=step, on_metrics=report, should_stop=should_stop, dry_run=dry_run
         )
+        if not (dry_run or outcome.finished):
+            raise Stopped
+    assert outcome is not None
     _print_tasks(outcome, dry_run)
     if dry_run:
         return 0
@@ -110,7 +114,7 @@ def sample(
 ) -> None:
     """Make synthetic ROIs, the same number of every class, and store them with whom the GANs learned from.
 
-    Such a store is refused wherever patients of those GANs' training folds are tested.
+    The store carries whom the GANs learned from, and `SyntheticRois.check_apart` refuses it where those are tested.
 
     Args:
         gans: Folder that `lesionaug gan train` wrote.
@@ -174,11 +178,7 @@ def _print_evaluation(found: Evaluation) -> None:
         return lambda numbers: _interval(numbers["kid_to_training"][key])
 
     def beside(key: str) -> Callable[[Mapping[str, Any]], str]:
-        def show(numbers: Mapping[str, Any]) -> str:
-            near = numbers["neighbourhoods"]
-            return f"{near['synthetic'][key]:.2f} ({near['held-out lesions'][key]:.2f})"
-
-        return show
+        return lambda numbers: _both(numbers["neighbourhoods"], key, ".2f")
 
     def known(key: str) -> Callable[[Mapping[str, Any]], str]:
         return lambda numbers: _interval(numbers["memorisation"][key])
@@ -188,18 +188,27 @@ def _print_evaluation(found: Evaluation) -> None:
         row("  of held-out lesions", kid("held-out lesions")),
         row("  of blurred lesions", kid("blurred training lesions")),
         row("  of noise", kid("noise")),
-        row("density (of held-out)", beside("density")),
-        row("coverage (of held-out)", beside("coverage")),
-        row("seen as their class", lambda numbers: f"{100 * numbers['classified_as_wanted']:.0f} %"),
-        row("spread, of real lesions'", lambda numbers: f"{numbers['diversity']['spread']:.2f}"),
-        row("doubles", lambda numbers: f"{100 * numbers['diversity']['doubles']:.0f} %"),
-        row("collapsed", lambda numbers: "YES" if numbers["diversity"]["collapsed"] else "no"),
+        row("density", beside("density")),
+        row("coverage", beside("coverage")),
+        row("seen as their class", lambda numbers: _percent(numbers["classified_as_wanted"])),
+        row("spread", lambda numbers: _both(numbers["diversity"], "spread", ".2f")),
+        row("doubles", lambda numbers: _both(numbers["diversity"], "doubles", ".0%")),
+        row("collapsed", lambda numbers: "YES" if numbers["diversity"]["synthetic"]["collapsed"] else "no"),
         row("nearer to training (0.5)", known("nearer_to_training")),
-        row("copies", lambda numbers: f"{100 * numbers['memorisation']['copies']:.0f} %"),
+        row("copies", lambda numbers: _percent(numbers["memorisation"]["copies"])),
         row("members known by D (0.5)", known("membership_by_discriminator")),
         row("by distance (0.5)", known("membership_by_distance")),
     ]
-    table(f"{marked}synthetic ROIs, with 95 % intervals", ["", *found.classes], rows)
+    title = f"{marked}synthetic ROIs, with [95 % intervals], and (the same of held-out lesions)"
+    table(title, ["", *found.classes], rows)
+
+
+def _both(numbers: Mapping[str, Mapping[str, float]], key: str, how: str) -> str:
+    return f"{numbers['synthetic'][key]:{how}} ({numbers['held-out lesions'][key]:{how}})"
+
+
+def _percent(numbers: Mapping[str, float]) -> str:
+    return f"{numbers['synthetic']:.0%} ({numbers['held-out lesions']:.0%})"
 
 
 def _interval(value: Mapping[str, float]) -> str:
@@ -266,7 +275,7 @@ def _print_tasks(outcome: GansOutcome, dry_run: bool) -> None:
         [
             ", ".join(task.classes),
             f"{task.num_lesions}",
-            f"{task.num_images:,}",
+            f"{task.num_images:,}" + (" (all there are)" if task.capped else ""),
             f"{task.num_steps:,}",
             "trained" if task.name in finished else "to train",
         ]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+class Stopped(Exception):
+    """Raised in the body of `progress` when work stopped on request: what is shown is not counted to its end."""
 
 
 @contextmanager
@@ -18,7 +23,7 @@ def progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
         A function (done, total, text) that library code calls as it goes.
     """
     show = _bar if sys.stderr.isatty() else _lines
-    with show(title) as step:
+    with contextlib.suppress(Stopped), show(title) as step:
         yield step
 
 
@@ -58,8 +63,15 @@ def _lines(title: str) -> Iterator[Callable[[int, int, str], None]]:
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            print(f"{title}: {done} of {total}, {text}" if text else f"{title}: {done} of {total}", file=sys.stderr)
+            left = f", about {_duration((now - started) / done * (total - done))} left" if 0 < done < total else ""
+            print(f"{title}: {done} of {total}{left}{f', {text}' if text else ''}", file=sys.stderr)
 
     print(f"{title} ...", file=sys.stderr)
     yield step
     print(f"{title}: done in {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,15 @@ from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment.config import changed_values
 from lesionaug.experiment.gan_config import GansConfig, gan_preset
 from lesionaug.experiment.groups import build_pool, classic_groups
-from lesionaug.experiment.machine import cpu_model, deterministic, device_name, num_cores, resolve_device, threads
+from lesionaug.experiment.machine import (
+    check_versions,
+    cpu_model,
+    deterministic,
+    device_name,
+    num_cores,
+    resolve_device,
+    threads,
+)
 from lesionaug.experiment.results import Predictions
 from lesionaug.experiment.task import check_split, derive_seed
 from lesionaug.settings import validate
@@ -58,6 +66,7 @@ class GanTask:
         num_lesions: Training lesions.
         num_images: Training images.
         num_steps: Optimiser steps.
+        capped: The plan has fewer augmentations than the group asks for.
     """
 
     name: str
@@ -65,6 +74,7 @@ class GanTask:
     num_lesions: int
     num_images: int
     num_steps: int
+    capped: bool
 
 
 @dataclass(frozen=True)
@@ -119,32 +129,39 @@ def train_gans(
     """
     store_path, out = Path(store_path), Path(out)
     store_hash, rois = manifest_sha256(store_path), load_rois(store_path)
-    config, folds = _settle(out, config, rois, store_hash)
-    train, test = (select_lesions(rois, ids) for ids in (folds.train_ids(config.split), folds.test_ids(config.split)))
-    check_split(train, test, config.split)
-    tasks = _plan(config, train, len(rois))
-    done = tuple(task.name for task in tasks if _final(out, task).is_dir())
-    if dry_run:
-        return GansOutcome(config, rois.kind, tasks, done, ())
+    # Every fault of the input shows before a file is written.
+    settled, folds = _settle(out, config, rois, store_hash)
+    train, test = split_lesions(rois, folds, settled.split)
+    check_split(train, test, settled.split)
+    tasks = _plan(settled, train, len(rois))
     _check_folder(out)
+    if dry_run:
+        return GansOutcome(settled, rois.kind, tasks, _done(out, tasks), ())
     out.mkdir(parents=True, exist_ok=True)
     trained: list[str] = []
-    with locked(out), threads(config.threads), deterministic(config.deterministic):
-        remove_leftovers(out, *out.glob("gans/*"))
+    with locked(out):
+        config, folds = _settle(out, config, rois, store_hash)  # again: another process may have begun meanwhile
+        train, test = split_lesions(rois, folds, config.split)
+        tasks = _plan(config, train, len(rois))
+        done = _done(out, tasks)
+        remove_leftovers(out, out / "figures", out / "evaluation", *out.glob("gans/*"))
+        for name in done:  # of a process that was killed before it could
+            shutil.rmtree(out / "gans" / name / "checkpoints", ignore_errors=True)
         if not (out / "config.json").exists():
             folds.save(out / "folds.json")
             write_json_atomic(out / "run.json", _describe(out, rois, store_hash, config))
             write_json_atomic(out / "config.json", config.model_dump(mode="json"))
         missing = [task for task in tasks if task.name not in done]
         total, before = sum(task.num_steps for task in missing), 0
-        for task in missing:
-            report = None if progress is None else _shifted(progress, before, total, task)
-            members = [i for i, label in enumerate(train.labels.tolist()) if train.classes[label] in task.classes]
-            told = None if on_metrics is None else functools.partial(on_metrics, task.name)
-            if not _train_one(out, config, task, train[members], test, report, told, should_stop):
-                break
-            trained.append(task.name)
-            before += task.num_steps
+        with threads(config.threads), deterministic(config.deterministic):
+            for task in missing:
+                report = None if progress is None else _shifted(progress, before, total, task)
+                members = [i for i, label in enumerate(train.labels.tolist()) if train.classes[label] in task.classes]
+                told = None if on_metrics is None else functools.partial(on_metrics, task.name)
+                if not _train_one(out, config, task, train[members], test, report, told, should_stop):
+                    break
+                trained.append(task.name)
+                before += task.num_steps
     return GansOutcome(config, rois.kind, tasks, done, tuple(trained))
 
 
@@ -242,6 +259,7 @@ def _settle(out: Path, config: GansConfig | None, rois: RoiBatch, store_hash: st
                 + "\n  ".join(f"{key}: {old} -> {new}" for key, old, new in changed),
             )
     resolve_device(saved.device)
+    check_versions(out.name, info)
     if info["manifest_sha256"] != store_hash:
         raise ConfigError(
             out.name,
@@ -266,7 +284,7 @@ def _plan(config: GansConfig, train: RoiBatch, num_lesions: int) -> tuple[GanTas
         images = lesions * (1 + group.per_lesion)
         if images < 2:
             raise DataError("ROIs", f"{images} training image(s) of {', '.join(classes)}", "A GAN needs two or more")
-        tasks.append(GanTask(name, classes, lesions, images, config.gan.num_steps(images)))
+        tasks.append(GanTask(name, classes, lesions, images, config.gan.num_steps(images), group.capped))
     return tuple(tasks)
 
 
@@ -293,8 +311,32 @@ def _check_folder(out: Path) -> None:
             )
 
 
-def _final(out: Path, task: GanTask) -> Path:
-    return out / "gans" / task.name / "final"
+def _done(out: Path, tasks: Sequence[GanTask]) -> tuple[str, ...]:
+    return tuple(task.name for task in tasks if (out / "gans" / task.name / "final").is_dir())
+
+
+def check_store(out: Path, store_path: Path, where: str) -> None:
+    """Refuse another store than the one a folder's GANs were trained on, whatever its ids are.
+
+    Raises:
+        ConfigError: It is another.
+    """
+    wanted, found = load_gans_info(out)["manifest_sha256"], manifest_sha256(store_path)
+    if wanted != found:
+        raise ConfigError(
+            where,
+            f"this is not the store the GANs were trained on (manifest {wanted[:12]}, this one {found[:12]})",
+            "Give that store",
+        )
+
+
+def split_lesions(rois: RoiBatch, folds: Folds, split: int) -> tuple[RoiBatch, RoiBatch]:
+    """The lesions that a split trains on, and those that it tests.
+
+    Raises:
+        DataError: Folds of other lesions.
+    """
+    return select_lesions(rois, folds.train_ids(split)), select_lesions(rois, folds.test_ids(split))
 
 
 def select_lesions(rois: RoiBatch, lesion_ids: tuple[str, ...]) -> RoiBatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lesionaug.errors import ConfigError
 from lesionaug.experiment import paper
@@ -53,6 +53,15 @@ class GansConfig(Frozen):
     deterministic: bool = False
     threads: Annotated[int, Field(ge=0, le=256)] = 0
 
+    @model_validator(mode="after")
+    def _kinds_are_conditioned(self) -> GansConfig:
+        if (self.kind == "acgan") != (self.gan.conditioning != "none"):
+            raise ValueError(
+                f"kind {self.kind} does not go with gan.conditioning {self.gan.conditioning!r}: a dcgan has "
+                "conditioning none, an acgan auxiliary or projection"
+            )
+        return self
+
 
 _ACGAN = {"conditioning": "auxiliary", "learning_rate": paper.ACGAN_LEARNING_RATE, "epochs": paper.ACGAN_EPOCHS}
 _QUARTER = {"generator_channels": (256, 128, 64, 32), "discriminator_channels": (16, 32, 64, 128)}
@@ -96,8 +105,8 @@ def gan_preset(name: GanPreset, kind: Kind = "dcgan") -> GansConfig:
     conditioned: dict[str, Any] = {"gan": _ACGAN} if kind == "acgan" else {}
     if kind == "acgan" and name == "modern":
         conditioned = {"gan": {"conditioning": "projection"}}
-    values = merge(GansConfig(preset=name, kind=kind).model_dump(mode="json"), merge(conditioned, _PRESETS[name]))
-    return GansConfig.model_validate(values)
+    values = merge(GansConfig().model_dump(mode="json"), merge(conditioned, _PRESETS[name]))
+    return GansConfig.model_validate({**values, "preset": name, "kind": kind})
 
 
 def resolve_gans(
@@ -122,16 +131,15 @@ def resolve_gans(
             )
         chosen[key] = given or in_file
     base = gan_preset(chosen["preset"] or "quick", chosen["kind"] or "dcgan").model_dump(mode="json")
+    gan = wanted.get("gan")
+    if isinstance(gan, dict) and "epochs" in gan and "steps" not in gan:
+        base["gan"]["steps"] = None  # a preset's steps would win over the epochs that are asked for
+    if isinstance(gan, dict) and gan.get("augment") is False:
+        wanted["gan"] = {**gan, "augment": None}  # TOML has no word for nothing
+        base["gan"]["augment"] = None
     check_keys(wanted, base, where)
     wanted.update({key: value for key, value in overrides.items() if value is not None})
-    config = validate(GansConfig, merge(base, wanted), where)
-    if (config.kind == "acgan") != (config.gan.conditioning != "none"):
-        raise ConfigError(
-            where,
-            f"kind {config.kind} does not go with gan.conditioning {config.gan.conditioning!r}",
-            "A dcgan has conditioning none, an acgan auxiliary or projection",
-        )
-    return config
+    return validate(GansConfig, merge(base, wanted), where)
 
 
 # These do not touch what the paper says of its GANs.

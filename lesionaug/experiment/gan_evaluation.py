@@ -29,13 +29,14 @@ from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.distances import diversity, frechet_distance, kernel_distance, neighbourhoods
 from lesionaug.evaluation.memorisation import (
     Nearest,
+    chance_of_training,
     copy_limit,
     membership_auc,
-    nearer_to_training,
     nearest_views,
     view_params,
 )
 from lesionaug.experiment.config import preset
+from lesionaug.experiment.gan import check_store, split_lesions
 from lesionaug.experiment.gan_config import GansConfig, reductions
 from lesionaug.experiment.gan_figures import gallery_figure
 from lesionaug.experiment.gan_samples import TrainedGans, load_gans
@@ -97,12 +98,12 @@ def evaluate_gans(
     out = Path(out)
     if per_class < 20:
         raise ConfigError("--per-class", f"at least 20 images are needed, got {per_class}", "The default is 200")
-    trained, rois = load_gans(out), load_rois(store_path)
+    if not 0 <= seed < 2**32:
+        raise ConfigError("--seed", f"it must lie in 0 .. 2^32 - 1, got {seed}", "The default is 0")
+    trained = load_gans(out)
+    check_store(out, Path(store_path), "ROIS")
     config, folds = trained.config, load_folds(out / "folds.json")
-    if set(rois.lesion_ids) != {lesion.lesion_id for lesion in folds.lesions}:
-        raise ConfigError("ROIS", "this is not the store the GANs were trained on", "Give that store")
-    row = {lesion_id: i for i, lesion_id in enumerate(rois.lesion_ids)}
-    train, test = (rois[[row[i] for i in ids]] for ids in (folds.train_ids(config.split), folds.test_ids(config.split)))
+    train, test = split_lesions(load_rois(store_path), folds, config.split)
     check_split(train, test, config.split)
     folder = out / "evaluation"
     folder.mkdir(exist_ok=True)
@@ -116,7 +117,9 @@ def evaluate_gans(
             for side, where in zip(sides, ("training", "held-out"), strict=True):
                 if len(set(side.patient_ids)) < 2:
                     raise DataError("ROIs", f"{name} has fewer than two {where} patients", "Choose another split")
-            results[name], pairs[name] = _evaluate_class(images, *sides, gan, config, classifier, name, seed)
+            # An ACGAN may repeat a lesion of another class too.
+            learned = train if gan.generator.num_classes else sides[0]
+            results[name], pairs[name] = _evaluate_class(images, *sides, learned, gan, config, classifier, name, seed)
     write_json_atomic(
         folder / "evaluation.json",
         {
@@ -164,6 +167,10 @@ def _classifier(
     kept = folder / "classifier"
     if not (kept / "model.json").exists():
         narrow = preset("quick")
+        if size < 32:
+            raise ConfigError(
+                "--run", f"images of {size} pixels are too small for the quick CNN", "Give a run with --run"
+            )
         cnn = narrow.cnn.model_copy(update={"image_size": size})
         pool = build_pool(train, CLASSIFIER_PER_LESION, size=size, plan=config.plan, image=config.image)
         images, labels = pool.group(CLASSIFIER_PER_LESION)
@@ -209,6 +216,7 @@ def _evaluate_class(
     images: Tensor,
     train: RoiBatch,
     test: RoiBatch,
+    learned: RoiBatch,
     gan: SavedGan,
     config: GansConfig,
     classifier: TrainedClassifier,
@@ -234,7 +242,7 @@ def _evaluate_class(
         "noise": (torch.rand(images.shape, generator=generator), None),
     }
     # Scaled so that a training lesion's have a mean square of 1: any classifier's distances are then of one size.
-    scale = float(np.sqrt((_features(classifier, real) ** 2).mean()))
+    scale = max(float(np.sqrt((_features(classifier, real) ** 2).mean())), 1e-12)
 
     def features_of(shown: Tensor) -> FeatureArray:
         return _features(classifier, shown) / scale
@@ -248,32 +256,43 @@ def _evaluate_class(
     to_held = kernel_distance(features["synthetic"], reference_held, None, who_test, seed=seed)
     # One view of each lesion, turned like any other: several of one would be each other's neighbours.
     one_train, one_test = features_of(of_train[1]), features_of(of_test[1])
-    with torch.no_grad():
-        logits = classifier.model(images - classifier.mean)
     near_train, near_test = (nearest_views(images, rois, window) for rois in (train, test))
-    chance = nearer_to_training(near_train.distance, near_test.distance)
-    error = 1.96 * float(chance.std(ddof=1)) / len(chance) ** 0.5
-    limit = copy_limit(train, window, size)
+    limit = copy_limit(learned, window, size)
+
+    def copies(shown: Tensor) -> float:
+        return float((nearest_views(shown, learned, window).distance.min(axis=1) < limit).mean())
+
+    def as_wanted(shown: Tensor) -> float:
+        with torch.no_grad():
+            return float((classifier.model(shown - classifier.mean).argmax(1) == label).float().mean())
+
+    synthetic = features["synthetic"]
+    fewest = min(len(train), len(test))
+    k = min(5, len(test) - 1, len(train) - 1)
     return {
         "num_training_lesions": len(train),
         "num_held_out_lesions": len(test),
         "kid_to_training": kid,
         "kid_to_held_out": asdict(to_held),
         "neighbourhoods": {
-            "synthetic": asdict(neighbourhoods(features["synthetic"], one_train)),
-            "held-out lesions": asdict(neighbourhoods(one_test, one_train)),
+            "synthetic": asdict(neighbourhoods(synthetic, one_train, k, size=len(one_test), seed=seed)),
+            "held-out lesions": asdict(neighbourhoods(one_test, one_train, k)),
         },
-        "frechet": asdict(frechet_distance(features["synthetic"], reference)),
-        "diversity": asdict(diversity(features["synthetic"], reference, who_train)),
-        "classified_as_wanted": float((logits.argmax(1) == label).float().mean()),
+        "frechet": {
+            "synthetic": asdict(frechet_distance(synthetic, reference, len(train))),
+            "held-out lesions": asdict(frechet_distance(reference_held, reference, fewest)),
+        },
+        "diversity": {
+            "synthetic": asdict(diversity(synthetic, reference, who_train)),
+            "held-out lesions": asdict(diversity(one_test, reference, who_train)),
+        },
+        "classified_as_wanted": {"synthetic": as_wanted(images), "held-out lesions": as_wanted(held)},
         "memorisation": {
-            "nearer_to_training": {
-                "value": float(chance.mean()),
-                "low": float(chance.mean()) - error,
-                "high": float(chance.mean()) + error,
-            },
+            "nearer_to_training": asdict(
+                chance_of_training(near_train.distance, near_test.distance, train.patient_ids, test.patient_ids)
+            ),
             "copy_limit": limit,
-            "copies": float((near_train.distance.min(axis=1) < limit).mean()),
+            "copies": {"synthetic": copies(images), "held-out lesions": copies(of_test[0])},
             "membership_by_discriminator": asdict(_by_discriminator(gan, of_train[0], of_test[0], train, test, label)),
             "membership_by_distance": asdict(
                 membership_auc(

@@ -30,10 +30,17 @@ def curves_figure(metrics: Mapping[str, Sequence[Mapping[str, float]]], *, kind:
         figure = Figure(figsize=(7.4, 0.7 + 2.3 * len(metrics)))
         for row, (name, blocks) in zip(figure.subplots(len(metrics), 2, squeeze=False), metrics.items(), strict=True):
             steps = [block["step"] for block in blocks]
+            shown = {key for block in blocks for key in block}
             _lines(row[0], steps, blocks, {"loss_d": ("discriminator", BLUE), "loss_g": ("generator", ORANGE)})
             _lines(row[1], steps, blocks, {"d_real": ("D(x)", BLUE), "d_fake": ("D(G(z))", ORANGE)})
             classes = {"class_real": ("class of x right", GREY), "class_fake": ("class of G(z) right", "black")}
-            _lines(row[1], steps, blocks, {key: value for key, value in classes.items() if key in blocks[0]}, "--")
+            _lines(
+                row[1],
+                steps,
+                blocks,
+                {key: value for key, value in classes.items() if key in shown},
+                "--",
+            )
             row[0].set(ylabel="loss", xlabel="step")
             row[1].set(ylabel="mean over the images", xlabel="step", ylim=(-0.02, 1.02))
             row[1].axhline(0.5, color="#DDDDDD", linewidth=0.8, zorder=0)
@@ -55,26 +62,25 @@ def _lines(
         axis.plot(steps, [block.get(key, np.nan) for block in blocks], style, color=colour, linewidth=1.1, label=label)
 
 
-def strip_figure(strips: Mapping[str, Images], *, steps: int, kind: str, note: str) -> Figure:
+def strip_figure(strips: Mapping[str, tuple[Images, int]], *, kind: str, note: str) -> Figure:
     """Images of one fixed noise as training went on, of each class: downwards in time.
 
     Args:
-        strips: Class -> uint8 [moments, columns, S, S].
-        steps: Optimiser steps of the whole training, for the labels.
+        strips: Class -> uint8 [moments, columns, S, S], and the optimiser steps of its whole training.
         kind: Kind of the data, for the banner.
         note: What departs from the paper, in small print.
     """
-    moments = max(len(images) for images in strips.values())
-    columns = next(iter(strips.values())).shape[1]
+    shapes = [images.shape for images, _ in strips.values()]
+    width = sum(0.75 + 0.5 * shape[1] for shape in shapes)
     with drawing_style():
-        figure = Figure(figsize=(0.6 + 0.5 * columns * len(strips), 0.8 + 0.5 * moments))
+        figure = Figure(figsize=(width, 0.8 + 0.5 * max(shape[0] for shape in shapes)))
         axes = figure.subplots(1, len(strips), squeeze=False)[0]
-        for axis, (name, images) in zip(axes, strips.items(), strict=True):
+        for axis, (name, (images, steps)) in zip(axes, strips.items(), strict=True):
             _mosaic(axis, images)
             axis.set_title(name, fontsize=9)
-        size = next(iter(strips.values())).shape[-1]
-        places = [(row + 0.5) * size for row in range(moments)]
-        axes[0].set_yticks(places, [f"{steps * (row + 1) // moments:,}" for row in range(moments)], fontsize=7)
+            moments, size = len(images), images.shape[-1]
+            places = [(row + 0.5) * size for row in range(moments)]
+            axis.set_yticks(places, [f"{steps * (row + 1) // moments:,}" for row in range(moments)], fontsize=7)
         axes[0].set_ylabel("step")
         _say(figure, kind, note)
     return figure

@@ -21,7 +21,7 @@ from lesionaug.data.synthetic import SyntheticRois, save_synthetic
 from lesionaug.environment import versions
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.memorisation import copy_limit, nearest_views
-from lesionaug.experiment.gan import load_gans_config, load_gans_info, select_lesions
+from lesionaug.experiment.gan import check_store, load_gans_config, load_gans_info, select_lesions, split_lesions
 from lesionaug.experiment.gan_config import GansConfig, reductions
 from lesionaug.experiment.gan_figures import curves_figure, samples_figure, strip_figure
 from lesionaug.experiment.groups import build_pool
@@ -66,6 +66,9 @@ def load_gans(out: str | os.PathLike[str]) -> TrainedGans:
     folders = sorted((out / "gans").glob("[!.]*")) if (out / "gans").is_dir() else []
     gans = {folder.name: load_gan(folder / "final") for folder in folders if (folder / "final").is_dir()}
     classes = tuple(info["classes"])
+    for name, gan in gans.items():
+        if not {"classes", "split", "kind", "sources", "window_hu"} <= gan.info.keys():
+            raise DataError(f"{out.name}/gans/{name}", "gan.json is incomplete", "Delete the folder and train again")
     made = {name for gan in gans.values() for name in gan.info["classes"]}
     if made != set(classes):
         missing = [name for name in classes if name not in made]
@@ -125,6 +128,8 @@ def sample_gans(
             Path(target).name, "the folder exists already, and nothing is ever overwritten", "Choose a new name"
         )
     trained = load_gans(out)
+    if reject_copies is not None:
+        check_store(Path(out), Path(reject_copies), "--reject-copies")
     images: list[torch.Tensor] = [torch.empty(0)] * len(trained.classes)
     rejected: dict[str, int] = {}
     for gan in trained.gans.values():
@@ -135,7 +140,7 @@ def sample_gans(
             if reject_copies is None:
                 images[trained.classes.index(name)] = draw(per_class)
             else:
-                lesions = _sources(Path(reject_copies), gan, name)
+                lesions = select_lesions(load_rois(reject_copies), tuple(gan.info["sources"]["lesions"]))
                 images[trained.classes.index(name)], rejected[name] = _without_copies(
                     draw, per_class, lesions, trained.config, name
                 )
@@ -167,20 +172,13 @@ def sample_gans(
     return rois
 
 
-def _sources(store: Path, gan: SavedGan, name: str) -> RoiBatch:
-    """The lesions of one class that a GAN learned from."""
-    rois, learned = load_rois(store), set(gan.info["sources"]["lesions"])
-    if not learned <= set(rois.lesion_ids):
-        raise ConfigError("--reject-copies", "this is not the store the GANs were trained on", "Give that store")
-    label = rois.classes.index(name)
-    return rois[[i for i, id_ in enumerate(rois.lesion_ids) if id_ in learned and int(rois.labels[i]) == label]]
-
-
 def _without_copies(
     draw: Callable[[int], torch.Tensor], count: int, lesions: RoiBatch, config: GansConfig, name: str
 ) -> tuple[torch.Tensor, int]:
     """The first `count` images that copy no lesion, and how many were left out before them."""
     window = config.image.window_hu
+    if len(set(lesions.patient_ids)) < 2:
+        raise DataError("--reject-copies", f"{name} has lesions of one patient, no measure of a copy", "Leave it out")
     limit = copy_limit(lesions, window, config.gan.network.image_size)
     wanted = count
     while wanted <= _MOST_TRIES * count:
@@ -209,9 +207,10 @@ def draw_figures(store_path: str | os.PathLike[str], out: str | os.PathLike[str]
     from safetensors.torch import load
 
     out = Path(out)
+    check_store(out, Path(store_path), "ROIS")
     trained, rois = load_gans(out), load_rois(store_path)
     config, folds = trained.config, load_folds(out / "folds.json")
-    train = select_lesions(rois, folds.train_ids(config.split))
+    train, _ = split_lesions(rois, folds, config.split)
     lines = reductions(config)
     note = f"{config.kind.upper()}, split {config.split}, preset {config.preset}"
     note += f"; {len(lines)} departures from the paper, see config.json" if lines else "; as in the paper"
@@ -222,16 +221,15 @@ def draw_figures(store_path: str | os.PathLike[str], out: str | os.PathLike[str]
         metrics[title] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         strip = load((folder / "strip.safetensors").read_bytes())["strip"].numpy()  # [moments, classes, columns, S, S]
         for index, label in enumerate(gan.info["classes"]):
-            strips[label] = strip[:, index]
+            strips[label] = (strip[:, index], int(gan.info["steps"]))
             wanted = index if gan.generator.num_classes else None
             made[label] = sample(gan, 16, derive_seed(f"sample-0-{label}"), wanted)[:, 0].numpy()
     for label, members in random_lesions(train, 16, config.seed):
         pool = build_pool(train[members], 0, size=config.gan.network.image_size, plan=config.plan, image=config.image)
         real[label] = pool.images[0, :, 0].numpy()
-    steps = max(int(gan.info["steps"]) for gan in trained.gans.values())
     pages = {
         "training": curves_figure(metrics, kind=trained.kind, note=note),
-        "strip": strip_figure(strips, steps=steps, kind=trained.kind, note=note),
+        "strip": strip_figure(strips, kind=trained.kind, note=note),
         "samples": samples_figure(made, real, kind=trained.kind, note=note),
     }
     (out / "figures").mkdir(exist_ok=True)

@@ -1,15 +1,19 @@
-"""The machine a run is on: its device, cores and threads."""
+"""The machine a run is on: its device, cores, threads and versions."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from lesionaug.errors import EnvironmentProblem
+from lesionaug.environment import versions
+from lesionaug.errors import ConfigError, EnvironmentProblem
+
+_VERSIONS_THAT_MATTER = ("lesionaug", "torch", "numpy", "scikit-learn")
 
 
 def resolve_device(device: str) -> str:
@@ -71,3 +75,29 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
+
+
+def check_versions(where: str, info: Mapping[str, Any]) -> None:
+    """Refuse to go on with other versions than a folder's: its models would no longer be of one kind.
+
+    Args:
+        where: The folder's name.
+        info: Its run.json, with the `versions` it was begun with.
+
+    Raises:
+        ConfigError: Naming those that changed.
+    """
+    begun_with, now = info.get("versions"), versions()
+    if not isinstance(begun_with, dict):
+        return  # unknown
+    changed = [
+        f"{name} {begun_with[name]}, now {now[name]}"
+        for name in _VERSIONS_THAT_MATTER
+        if name in begun_with and name in now and begun_with[name] != now[name]
+    ]
+    if changed:
+        raise ConfigError(
+            where,
+            f"this run was begun with other versions ({'; '.join(changed)})",
+            "Use the old environment or a new run folder",
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
 from lesionaug.errors import ConfigError, DataError, LesionaugError
 from lesionaug.experiment.config import RunConfig, difference, preset
-from lesionaug.experiment.machine import cpu_model, device_name, num_cores, resolve_device, threads
+from lesionaug.experiment.machine import check_versions, cpu_model, device_name, num_cores, resolve_device, threads
 from lesionaug.experiment.results import (
     RUN_SCHEMA,
     folds_sha256,
@@ -32,7 +32,6 @@ from lesionaug.training.classifier import Progress
 
 STAGES = ("folds", "classic")
 SAMPLES_WORTH_A_PROCESS = 2000  # about five seconds of training the paper's network on one core
-_VERSIONS_THAT_MATTER = ("lesionaug", "torch", "numpy", "scikit-learn")
 _OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "models", "pictures", "report", "report.html"})
 
 
@@ -153,31 +152,13 @@ def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash:
             f"this run was begun on another ROI store (manifest {begun_on[:12]}, now {store_hash[:12]})",
             "Give that store, or name a new run folder",
         )
-    _check_versions(run_dir, info)
+    check_versions(run_dir.name, info)
     folds = load_run_folds(run_dir, saved, info)
     names = [rois.classes[label] if label >= 0 else "" for label in rois.labels.tolist()]
     in_store = sorted(zip(rois.lesion_ids, rois.patient_ids, names, strict=True))
     if in_store != [(lesion.lesion_id, lesion.patient_id, lesion.label) for lesion in folds.lesions]:
         raise DataError("folds.json", "its lesions are not those of the store", "Name a new run folder")
     return saved, folds
-
-
-def _check_versions(run_dir: Path, info: Mapping[str, Any]) -> None:
-    """Refuse to go on with other versions than the run's: its models would no longer be of one kind."""
-    begun_with, now = info.get("versions"), versions()
-    if not isinstance(begun_with, dict):
-        return  # unknown
-    changed = [
-        f"{name} {begun_with[name]}, now {now[name]}"
-        for name in _VERSIONS_THAT_MATTER
-        if name in begun_with and name in now and begun_with[name] != now[name]
-    ]
-    if changed:
-        raise ConfigError(
-            run_dir.name,
-            f"this run was begun with other versions ({'; '.join(changed)})",
-            "Use the old environment or a new run folder",
-        )
 
 
 def _train(

@@ -85,7 +85,8 @@ def train_gan(
     block = max(total // 200, 1)
     every = checkpoint_every if checkpoint_every is not None else max(total // 20, 1)
     rows_at = {total * (k + 1) // STRIP_ROWS for k in range(STRIP_ROWS)} - {0}
-    gan = Gan.build(config, num_classes, seed, device)
+    with _memory(config):
+        gan = Gan.build(config, num_classes, seed, device)
     log = _Log(gan, batches, total)
     checkpoints = metrics_file = None
     if folder is not None:
