@@ -173,7 +173,7 @@ def test_other_versions_are_refused_and_what_kills_left_is_removed(trained: Path
 
 def test_a_dry_run_writes_nothing(store: Path, tmp_path: Path, capsys) -> None:
     assert run_cli("gan", "train", store, tmp_path / "g", "--preset", "paper", "--dry-run") == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())  # a title may be broken
     assert "nothing was written" in out
     assert "Departs" not in out
     assert not (tmp_path / "g").exists()
