@@ -176,7 +176,7 @@ def _show(value: Any) -> str:
 
 
 # Sized by time on two cores. At equal steps the full network still under-fits when its time is up; a narrower one gets
-# further. What augmentation gains on the phantom is not settled by them: see docs/phantom.md.
+# further. What augmentation gains on the phantom is measured with the full network: see docs/phantom.md.
 _REDUCED: dict[PresetName, dict[str, Any]] = {
     "paper": {},
     "quick": {
