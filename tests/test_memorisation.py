@@ -164,10 +164,10 @@ def discs(count: int, seed: int) -> RoiBatch:
 def test_membership_is_the_mann_whitney_statistic() -> None:
     members, others = np.array([3.0, 1.0, 2.0]), np.array([0.0, 2.0])
     found = membership_auc(members, others)
-    assert found.auc == pytest.approx((2 + 1 + 1.5) / 6)
-    assert found.low <= found.auc <= found.high
+    assert found.value == pytest.approx((2 + 1 + 1.5) / 6)
+    assert found.low <= found.value <= found.high
     sure = membership_auc(np.arange(10, 20), np.arange(10))
-    assert (sure.auc, sure.low, sure.high) == (1, 1, 1)
+    assert (sure.value, sure.low, sure.high) == (1, 1, 1)
     rng = np.random.default_rng(0)
     blind = membership_auc(rng.random(100), rng.random(80))
     assert blind.low < 0.5 < blind.high
@@ -180,7 +180,7 @@ def test_patients_widen_the_interval() -> None:
     scores, others = np.repeat(rng.normal(size=20), 5), rng.normal(size=40)
     alone = membership_auc(scores, others)
     together = membership_auc(scores, others, np.repeat(np.arange(20), 5))
-    assert together.auc == alone.auc
+    assert together.value == alone.value
     assert together.high - together.low > 1.2 * (alone.high - alone.low)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lesionaug.data.files import locked
+from lesionaug.data.folds import select_lesions
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, save_rois
 from lesionaug.errors import ConfigError, DataError, EnvironmentProblem, TaskFailed
@@ -128,7 +129,7 @@ def test_a_saved_model_gives_the_saved_predictions(store: Path, done: Path) -> N
     assert classes == results.classes
     assert trained.mean == task.info["train_mean"]
     runner = TaskRunner.open(store, done)
-    images, _ = runner._build_pool(runner._select(task.lesion_ids), 0).group(0)
+    images, _ = runner._build_pool(select_lesions(load_rois(store), task.lesion_ids), 0).group(0)
     torch.testing.assert_close(
         predict_probabilities(trained, images), torch.from_numpy(task.probabilities), rtol=1e-4, atol=1e-6
     )

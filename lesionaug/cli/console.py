@@ -22,3 +22,8 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         grid.add_row(*(escape(cell) for cell in row))
     Console().print(grid)
+
+
+def marked(kind: str) -> str:
+    """What a title begins with where its numbers are not of patients."""
+    return "phantom data, not patients: " if kind == "phantom" else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from lesionaug.cli.console import say, table
+from lesionaug.cli.console import marked, say, table
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -65,7 +65,7 @@ def train(
     from lesionaug.cli.progress import Stopped, progress
     from lesionaug.experiment.gan import train_gans
     from lesionaug.experiment.gan_config import resolve_gans
-    from lesionaug.experiment.gan_samples import class_head_predictions, draw_figures, load_gans
+    from lesionaug.experiment.gan_samples import class_head_predictions, draw_figures
 
     exactly = deterministic or None
     given = (preset, kind, config, split, data, seed, device, threads, exactly)
@@ -89,7 +89,7 @@ def train(
     if not outcome.finished:
         say("Stopped; what was done is saved. Run the same command again, it resumes")
         return _INTERRUPTED
-    judged = class_head_predictions(load_gans(out), out)
+    judged = class_head_predictions(out)
     if judged is not None:
         summary = judged.summary
         say(
@@ -169,8 +169,6 @@ def evaluate(
 
 
 def _print_evaluation(found: Evaluation) -> None:
-    marked = "phantom data, not patients: " if found.kind == "phantom" else ""
-
     def row(name: str, show: Callable[[Mapping[str, Any]], str]) -> list[str]:
         return [name, *(show(numbers) for numbers in found.classes.values())]
 
@@ -199,7 +197,7 @@ def _print_evaluation(found: Evaluation) -> None:
         row("members known by D (0.5)", known("membership_by_discriminator")),
         row("by distance (0.5)", known("membership_by_distance")),
     ]
-    title = f"{marked}synthetic ROIs, with [95 % intervals], and (the same of held-out lesions)"
+    title = f"{marked(found.kind)}synthetic ROIs, with [95 % intervals], and (the same of held-out lesions)"
     table(title, ["", *found.classes], rows)
 
 
@@ -212,8 +210,7 @@ def _percent(numbers: Mapping[str, float]) -> str:
 
 
 def _interval(value: Mapping[str, float]) -> str:
-    middle = value.get("value", value.get("auc", 0.0))
-    return f"{middle:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
 def register(app: App) -> None:
@@ -281,10 +278,10 @@ def _print_tasks(outcome: GansOutcome, dry_run: bool) -> None:
         ]
         for task in outcome.tasks
     ]
-    marked = "phantom data, not patients: " if outcome.kind == "phantom" else ""
-    title = f"{marked}{outcome.config.kind.upper()}, split {outcome.config.split}, preset {outcome.config.preset}"
+    config = outcome.config
+    title = f"{marked(outcome.kind)}{config.kind.upper()}, split {config.split}, preset {config.preset}"
     table(f"{title}; nothing was written" if dry_run else title, ["classes", "lesions", "images", "steps", ""], rows)
-    lines = reductions(outcome.config)
+    lines = reductions(config)
     if lines:
         say("Departs from the paper:")
     for line in lines:

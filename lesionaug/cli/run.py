@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from lesionaug.cli.console import say, table
+from lesionaug.cli.console import marked, say, table
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -172,9 +172,8 @@ def _print_accuracy(results: RunResults) -> None:
                     f"{100 * low:.1f} - {100 * high:.1f} %",
                 ]
             )
-    marked = "phantom data, not patients: " if results.kind == "phantom" else ""
     table(
-        f"{marked}accuracy over all test folds, preset {results.config.preset}",
+        f"{marked(results.kind)}accuracy over all test folds, preset {results.config.preset}",
         ["images added per fold", "seed", "correct", "accuracy", "95 % interval (Wilson)"],
         rows,
     )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from lesionaug.errors import DataError
+
 PIXEL_DTYPES = (
     torch.int16,
     torch.uint8,
@@ -19,6 +21,19 @@ PIXEL_DTYPES = (
     torch.float64,
 )
 MAX_LENGTH = 2**29  # rows or columns of an image: twice as much must fit an int32 in the kernels
+
+
+def check_unit_range(images: Tensor) -> None:
+    """Refuse pixels that are not finite or outside (0, 1), the range of a window.
+
+    Raises:
+        DataError: With the lowest and the highest.
+    """
+    low, high = (float(bound) for bound in images.aminmax())  # NaN if any pixel is NaN
+    if not (low >= 0.0 and high <= 1.0):
+        raise DataError(
+            "images", f"pixels must be finite and in (0, 1), got {low} to {high}", "Pass a window to `augment`"
+        )
 
 
 def to_tensor(value: Any, name: str) -> Tensor:

@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from lesionaug.errors import ConfigError
+from lesionaug.errors import ConfigError, DataError
 
 
 def _fsync(path: Path) -> None:
@@ -107,3 +107,41 @@ def remove_leftovers(*folders: Path) -> None:
         for entry in folder.iterdir() if folder.is_dir() else ():
             if is_leftover(entry):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def check_new_folder(target: Path, what: str = "it") -> None:
+    """Refuse to write over anything, or into a folder that is not there.
+
+    Args:
+        target: The folder that is to be made.
+        what: What it will be, for the error.
+
+    Raises:
+        DataError: It exists, or its parent does not.
+    """
+    if target.exists():
+        raise DataError(target.name, "the folder exists already, and nothing is ever overwritten", "Choose a new name")
+    if not target.parent.is_dir():
+        raise DataError(target.name, f"the folder that should hold {what} does not exist", "Create it first")
+
+
+def check_own_folder(folder: Path, own: Collection[str], what: str) -> None:
+    """Refuse a folder that was made by something else; one with a config.json is ours.
+
+    Args:
+        folder: It may be missing or empty.
+        own: Names of what we write there.
+        what: What it is to be, for the error.
+
+    Raises:
+        ConfigError: A file, or a folder that holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(folder.name, "this is a file", f"Name a folder for the {what}")
+    if not folder.exists() or (folder / "config.json").exists():
+        return
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in own and not is_leftover(entry))
+    if foreign:
+        raise ConfigError(
+            folder.name, f"this folder is no {what}, it holds {foreign[0]}", "Name a new or an empty folder"
+        )

@@ -102,6 +102,27 @@ class Folds:
         )
 
 
+def split_lesions(rois: RoiBatch, folds: Folds, split: int) -> tuple[RoiBatch, RoiBatch]:
+    """The lesions that a split trains on, and those that it tests, in the order of their ids.
+
+    Raises:
+        DataError: Folds of lesions that the batch does not have.
+    """
+    return select_lesions(rois, folds.train_ids(split)), select_lesions(rois, folds.test_ids(split))
+
+
+def select_lesions(rois: RoiBatch, lesion_ids: Sequence[str]) -> RoiBatch:
+    """The lesions of these ids, in their order.
+
+    Raises:
+        DataError: An id that the batch does not have.
+    """
+    row = {lesion_id: i for i, lesion_id in enumerate(rois.lesion_ids)}
+    if not row.keys() >= set(lesion_ids):
+        raise DataError("folds.json", "its lesions are not those of the store", "Name a new folder")
+    return rois[[row[lesion_id] for lesion_id in lesion_ids]]
+
+
 def load_folds(path: Path) -> Folds:
     """Read what `Folds.save` wrote, and check it again.
 

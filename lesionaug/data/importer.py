@@ -32,7 +32,7 @@ from lesionaug.data.dicom_ct import (
     text,
     why_skipped,
 )
-from lesionaug.data.files import commit_directory, write_bytes_atomic, write_text_atomic
+from lesionaug.data.files import check_new_folder, commit_directory, write_bytes_atomic, write_text_atomic
 from lesionaug.data.labels import LabelFile, LabelMap, assign_labels
 from lesionaug.data.rois import DEFAULT_WINDOW_HU, RoiBatch
 from lesionaug.data.rtstruct import read_rtstruct
@@ -338,10 +338,7 @@ def import_source(
     """
     options = options or ImportOptions()
     store = Path(out)
-    if store.exists():
-        raise DataError(store.name, "the folder exists already, and nothing is ever overwritten", "Choose a new name")
-    if not store.parent.is_dir():
-        raise DataError(store.name, "the folder that should hold the store does not exist", "Create it first")
+    check_new_folder(store, "the store")
     key = _pseudonym_key(options.pseudonym_key)
     source = find_source(path)
     collected = _collect(source, options, progress)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lesionaug.data.files import commit_directory, write_bytes_atomic, write_json_atomic
+from lesionaug.data.files import check_new_folder, commit_directory, write_bytes_atomic, write_json_atomic
 from lesionaug.data.rois import DEFAULT_WINDOW_HU, KINDS, UNLABELLED, RoiBatch
 from lesionaug.data.slices import HU_CLIP
 from lesionaug.errors import DataError
@@ -61,10 +61,7 @@ def save_rois(
         ValueError: When the pixels fit neither int16 nor float32, or details repeat a field.
     """
     target = Path(path)
-    if target.exists():
-        raise DataError(target.name, "the folder exists already, and nothing is ever overwritten", "Choose a new name")
-    if not target.parent.is_dir():
-        raise DataError(target.name, "the folder that should hold the store does not exist", "Create it first")
+    check_new_folder(target, "the store")
     with commit_directory(target) as folder:
         write_store(rois, folder, details=details, window_hu=window_hu)
 

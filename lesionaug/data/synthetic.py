@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lesionaug.data.files import commit_directory, write_bytes_atomic, write_json_atomic
+from lesionaug.data.files import check_new_folder, commit_directory, write_bytes_atomic, write_json_atomic
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.rois import KINDS, RoiBatch
 from lesionaug.errors import DataError
@@ -72,10 +72,7 @@ def save_synthetic(rois: SyntheticRois, path: str | os.PathLike[str]) -> None:
     from safetensors.torch import save
 
     target = Path(path)
-    if target.exists():
-        raise DataError(target.name, "the folder exists already, and nothing is ever overwritten", "Choose a new name")
-    if not target.parent.is_dir():
-        raise DataError(target.name, "the folder that should hold it does not exist", "Create it first")
+    check_new_folder(target)
     _check(rois.images, rois.labels, rois.classes)
     content = save({"images": rois.images.cpu().contiguous(), "labels": rois.labels.cpu().contiguous()})
     manifest = {

@@ -64,13 +64,10 @@ def kernel_distance(
     count = len(place)
     size_x, size_y = (np.bincount(block, minlength=count).astype(float) for block in (block_x, block_y))
     # Sums over the images of each pair of blocks: the bootstrap then works on blocks alone.
+    side_x, side_y = (x, block_x, size_x), (y, block_y, size_y)
     pairs = [
-        (_block_sums(one, first, other, second, count), size_one, size_other)
-        for one, first, size_one, other, second, size_other in (
-            (x, block_x, size_x, x, block_x, size_x),
-            (y, block_y, size_y, y, block_y, size_y),
-            (x, block_x, size_x, y, block_y, size_y),
-        )
+        (_block_sums(*one[:2], *other[:2], count), one[2], other[2])
+        for one, other in ((side_x, side_x), (side_y, side_y), (side_x, side_y))
     ]
 
     def distance(weight: FloatArray) -> FloatArray:  # [draws, blocks]

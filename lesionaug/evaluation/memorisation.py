@@ -174,21 +174,6 @@ def chance_of_training(
     return Estimate(value, max(value - reach, 0.0), min(value + reach, 1.0))
 
 
-@dataclass(frozen=True)
-class Membership:
-    """How well members of the training set can be told from others; 0.5: not at all.
-
-    Attributes:
-        auc: Area under the ROC curve.
-        low: Of its 95 % interval, by a bootstrap over patients.
-        high: Of its 95 % interval.
-    """
-
-    auc: float
-    low: float
-    high: float
-
-
 def membership_auc(
     members: npt.ArrayLike,
     others: npt.ArrayLike,
@@ -197,8 +182,10 @@ def membership_auc(
     *,
     draws: int = 1000,
     seed: int = 0,
-) -> Membership:
-    """How well a score tells members from others: the chance that a member's is the higher.
+) -> Estimate:
+    """How well a score tells members from others: the chance that a member's is the higher (area under the ROC curve).
+
+    0.5: not at all. The 95 % interval is of a bootstrap over patients.
 
     Args:
         members: [n] scores of training lesions, e.g. the discriminator's logit, or minus the distance to the nearest
@@ -222,7 +209,7 @@ def membership_auc(
         weights.append(rng.multinomial(count, np.full(count, 1 / count), draws)[:, block].astype(float))
     drawn = ((weights[0] @ wins) * weights[1]).sum(1) / (weights[0].sum(1) * weights[1].sum(1))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Membership(float(wins.mean()), float(low), float(high))
+    return Estimate(float(wins.mean()), float(low), float(high))
 
 
 def copy_limit(training: RoiBatch, window: tuple[float, float], size: int = 64) -> float:

@@ -1,4 +1,4 @@
-"""The paper's GANs (sections III-B, III-C) on one split: a DCGAN per class or one ACGAN, resumable; and samples.
+"""The paper's GANs (sections III-B, III-C) on one split, trained: a DCGAN per class or one ACGAN, resumable.
 
 A folder holds config.json, run.json, folds.json and `gans/`, a folder per GAN: checkpoints and metrics while it trains,
 and `final/` when it is done.
@@ -7,8 +7,6 @@ and `final/` when it is done.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,15 +16,15 @@ from typing import Any
 
 from lesionaug.augment.batches import AugmentedBatches
 from lesionaug.data.files import (
+    check_own_folder,
     commit_directory,
-    is_leftover,
     locked,
     remove_leftovers,
     write_bytes_atomic,
     write_json_atomic,
     write_text_atomic,
 )
-from lesionaug.data.folds import Folds, load_folds, make_folds
+from lesionaug.data.folds import Folds, load_folds, make_folds, split_lesions
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
@@ -44,15 +42,19 @@ from lesionaug.experiment.machine import (
     resolve_device,
     threads,
 )
-from lesionaug.experiment.results import Predictions
+from lesionaug.experiment.results import Predictions, folds_sha256, read_json
 from lesionaug.experiment.task import check_split, derive_seed
 from lesionaug.settings import validate
+from lesionaug.training.checkpoint import Metrics
+from lesionaug.training.classifier import Progress
 from lesionaug.training.gan_batches import Batches, FlyingBatches, PoolBatches
-from lesionaug.training.gan_run import GanRun, Progress, train_gan
+from lesionaug.training.gan_run import GanRun, train_gan
 from lesionaug.training.synthesis import class_probabilities, save_gan
 
 GAN_SCHEMA = 1
 MetricsReport = Callable[[str, dict[str, Any]], None]  # (name of the GAN, a block of its metrics)
+ALL_CLASSES = "all-classes"  # the folder of an ACGAN
+_FIX = "Give the folder that `lesionaug gan train` wrote"
 _OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "gans", "figures", "evaluation", "tensorboard"})
 
 
@@ -130,19 +132,15 @@ def train_gans(
     store_path, out = Path(store_path), Path(out)
     store_hash, rois = manifest_sha256(store_path), load_rois(store_path)
     # Every fault of the input shows before a file is written.
-    settled, folds = _settle(out, config, rois, store_hash)
-    train, test = split_lesions(rois, folds, settled.split)
-    check_split(train, test, settled.split)
-    tasks = _plan(settled, train, len(rois))
-    _check_folder(out)
+    settled, _, _, tasks = _prepare(out, config, rois, store_hash)
+    check_own_folder(out, _OURS, "folder of GANs")
     if dry_run:
         return GansOutcome(settled, rois.kind, tasks, _done(out, tasks), ())
     out.mkdir(parents=True, exist_ok=True)
     trained: list[str] = []
     with locked(out):
-        config, folds = _settle(out, config, rois, store_hash)  # again: another process may have begun meanwhile
-        train, test = split_lesions(rois, folds, config.split)
-        tasks = _plan(config, train, len(rois))
+        # Again: another process may have begun meanwhile, with another split if none was asked for.
+        config, folds, (train, test), tasks = _prepare(out, config, rois, store_hash)
         done = _done(out, tasks)
         remove_leftovers(out, out / "figures", out / "evaluation", *out.glob("gans/*"))
         for name in done:  # of a process that was killed before it could
@@ -156,9 +154,9 @@ def train_gans(
         with threads(config.threads), deterministic(config.deterministic):
             for task in missing:
                 report = None if progress is None else _shifted(progress, before, total, task)
-                members = [i for i, label in enumerate(train.labels.tolist()) if train.classes[label] in task.classes]
                 told = None if on_metrics is None else functools.partial(on_metrics, task.name)
-                if not _train_one(out, config, task, train[members], test, report, told, should_stop):
+                members = of_classes(train, task.classes)
+                if not _train_one(out, config, task, members, test, report, told, should_stop):
                     break
                 trained.append(task.name)
                 before += task.num_steps
@@ -234,6 +232,16 @@ def training_batches(train: RoiBatch, config: GansConfig, task: GanTask, seed: i
     return PoolBatches(images, labels, config.gan.batch_size, seed)
 
 
+def _prepare(
+    out: Path, config: GansConfig | None, rois: RoiBatch, store_hash: str
+) -> tuple[GansConfig, Folds, tuple[RoiBatch, RoiBatch], tuple[GanTask, ...]]:
+    """Settle what is to be done, and check it: configuration, folds, lesions trained on and tested, GANs."""
+    config, folds = _settle(out, config, rois, store_hash)
+    train, test = split_lesions(rois, folds, config.split)
+    check_split(train, test, config.split)
+    return config, folds, (train, test), _plan(config, train, len(rois))
+
+
 def _settle(out: Path, config: GansConfig | None, rois: RoiBatch, store_hash: str) -> tuple[GansConfig, Folds]:
     """Bring the wanted configuration and the folder's own together, and get the folds."""
     if not (out / "config.json").exists():
@@ -267,7 +275,7 @@ def _settle(out: Path, config: GansConfig | None, rois: RoiBatch, store_hash: st
             f"{store_hash[:12]})",
             "Give that store, or name a new folder",
         )
-    if info["folds_sha256"] != hashlib.sha256((out / "folds.json").read_bytes()).hexdigest():
+    if info["folds_sha256"] != folds_sha256(out):
         raise ConfigError("folds.json", "it was changed since the training began", "Restore the file")
     return saved, load_folds(out / "folds.json")
 
@@ -277,7 +285,7 @@ def _plan(config: GansConfig, train: RoiBatch, num_lesions: int) -> tuple[GanTas
     labels = train.labels.tolist()
     wanted: list[tuple[str, tuple[str, ...]]] = [(f"class-{i}", (name,)) for i, name in enumerate(train.classes)]
     if config.kind == "acgan":
-        wanted = [("all-classes", train.classes)]
+        wanted = [(ALL_CLASSES, train.classes)]
     tasks = []
     for name, classes in wanted:
         lesions = sum(train.classes[label] in classes for label in labels)
@@ -291,24 +299,13 @@ def _plan(config: GansConfig, train: RoiBatch, num_lesions: int) -> tuple[GanTas
 def _describe(out: Path, rois: RoiBatch, store_hash: str, config: GansConfig) -> dict[str, Any]:
     return {
         "schema": GAN_SCHEMA,
-        "folds_sha256": hashlib.sha256((out / "folds.json").read_bytes()).hexdigest(),
+        "folds_sha256": folds_sha256(out),
         "kind": rois.kind,
         "classes": list(rois.classes),
         "manifest_sha256": store_hash,
         "versions": versions(),
         "machine": {"cpu": cpu_model(), "cores": num_cores(), "device": device_name(config.device)},
     }
-
-
-def _check_folder(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(out.name, "this is a file", "Name a folder for the GANs")
-    if out.exists() and not (out / "config.json").exists():
-        foreign = sorted(p.name for p in out.iterdir() if p.name not in _OURS and not is_leftover(p))
-        if foreign:
-            raise ConfigError(
-                out.name, f"this folder is not one of GANs, it holds {foreign[0]}", "Name a new or an empty folder"
-            )
 
 
 def _done(out: Path, tasks: Sequence[GanTask]) -> tuple[str, ...]:
@@ -330,26 +327,9 @@ def check_store(out: Path, store_path: Path, where: str) -> None:
         )
 
 
-def split_lesions(rois: RoiBatch, folds: Folds, split: int) -> tuple[RoiBatch, RoiBatch]:
-    """The lesions that a split trains on, and those that it tests.
-
-    Raises:
-        DataError: Folds of other lesions.
-    """
-    return select_lesions(rois, folds.train_ids(split)), select_lesions(rois, folds.test_ids(split))
-
-
-def select_lesions(rois: RoiBatch, lesion_ids: tuple[str, ...]) -> RoiBatch:
-    """The lesions of these ids, in their order.
-
-    Raises:
-        DataError: An id that the batch does not have.
-    """
-    row = {lesion_id: i for i, lesion_id in enumerate(rois.lesion_ids)}
-    missing = [lesion_id for lesion_id in lesion_ids if lesion_id not in row]
-    if missing:
-        raise DataError("folds.json", "its lesions are not those of the store", "Name a new folder")
-    return rois[[row[lesion_id] for lesion_id in lesion_ids]]
+def of_classes(rois: RoiBatch, names: Sequence[str]) -> RoiBatch:
+    """The lesions of some classes."""
+    return rois[[i for i, label in enumerate(rois.labels.tolist()) if rois.classes[label] in names]]
 
 
 def _shifted(progress: Progress, before: int, total: int, task: GanTask) -> Progress:
@@ -360,7 +340,7 @@ def _shifted(progress: Progress, before: int, total: int, task: GanTask) -> Prog
 def _write_log(run: GanRun, folder: Path) -> None:
     from safetensors.torch import save
 
-    write_text_atomic(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in run.metrics))
+    Metrics(folder / "metrics.jsonl").append(run.metrics)
     write_bytes_atomic(folder / "strip.safetensors", save({"strip": run.strip.contiguous()}))
 
 
@@ -368,15 +348,7 @@ def _as_classifier(run: GanRun, test: RoiBatch, config: GansConfig) -> Predictio
     """What the class head of an ACGAN's discriminator makes of the test fold (section IV-C)."""
     pool = build_pool(test, 0, size=config.gan.network.image_size, plan=config.plan, image=config.image)
     probabilities = class_probabilities(run.gan.discriminator, pool.group(0)[0])
-    return Predictions(
-        classes=test.classes,
-        lesion_ids=test.lesion_ids,
-        patient_ids=test.patient_ids,
-        folds=(config.split,) * len(test),
-        labels=test.labels.cpu().numpy(),
-        predicted=probabilities.argmax(1).numpy(),
-        probabilities=probabilities.numpy(),
-    )
+    return Predictions.of_fold(test, config.split, probabilities)
 
 
 def load_gans_config(out: Path) -> GansConfig:
@@ -386,7 +358,7 @@ def load_gans_config(out: Path) -> GansConfig:
         DataError: Not such a folder, or not JSON.
         ConfigError: Keys or values that this version does not know.
     """
-    return validate(GansConfig, _read_json(out, "config.json"), "config.json")
+    return validate(GansConfig, read_json(out, "config.json", fix=_FIX), "config.json")
 
 
 def load_gans_info(out: Path) -> dict[str, Any]:
@@ -395,7 +367,7 @@ def load_gans_info(out: Path) -> dict[str, Any]:
     Raises:
         DataError: Not such a folder, not JSON, or of another version.
     """
-    info = _read_json(out, "run.json")
+    info = read_json(out, "run.json", fix=_FIX)
     if info.get("schema") != GAN_SCHEMA:
         raise DataError(
             "run.json",
@@ -403,14 +375,3 @@ def load_gans_info(out: Path) -> dict[str, Any]:
             "Use the release that wrote it",
         )
     return info
-
-
-def _read_json(out: Path, name: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads((out / name).read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise DataError(
-            out.name, f"there is no {name} in it", "Give the folder that `lesionaug gan train` wrote"
-        ) from error
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{out.name}/{name}", f"it cannot be read ({error})", "Train in a new folder") from error

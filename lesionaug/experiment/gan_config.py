@@ -156,3 +156,10 @@ def reductions(config: GansConfig) -> list[str]:
         for key, before, after in changed_values(theirs, config)
         if key not in _NOT_THE_PAPERS
     ]
+
+
+def describe_gans(config: GansConfig) -> str:
+    """One line for a figure: what was trained, and whether as in the paper."""
+    count = len(reductions(config))
+    how = f"{count} departures from the paper, see config.json" if count else "as in the paper"
+    return f"{config.kind.upper()}, split {config.split}, preset {config.preset}; {how}"

@@ -21,7 +21,7 @@ from torch import Tensor
 from lesionaug.augment.execute import augment
 from lesionaug.augment.sheet import figure_png
 from lesionaug.data.files import write_bytes_atomic, write_json_atomic
-from lesionaug.data.folds import Folds, load_folds
+from lesionaug.data.folds import Folds, load_folds, split_lesions
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
@@ -36,15 +36,21 @@ from lesionaug.evaluation.memorisation import (
     view_params,
 )
 from lesionaug.experiment.config import preset
-from lesionaug.experiment.gan import check_store, split_lesions
-from lesionaug.experiment.gan_config import GansConfig, reductions
+from lesionaug.experiment.gan import check_store, of_classes
+from lesionaug.experiment.gan_config import GansConfig, describe_gans
 from lesionaug.experiment.gan_figures import gallery_figure
-from lesionaug.experiment.gan_samples import TrainedGans, load_gans
+from lesionaug.experiment.gan_samples import load_gans
 from lesionaug.experiment.groups import build_pool
 from lesionaug.experiment.results import load_config, load_info, load_run_folds, task_name
 from lesionaug.experiment.task import check_split, derive_seed
-from lesionaug.training.classifier import TrainedClassifier, load_classifier, save_classifier, train_classifier
-from lesionaug.training.gan_run import Progress
+from lesionaug.training.classifier import (
+    Progress,
+    TrainedClassifier,
+    load_classifier,
+    predict_probabilities,
+    save_classifier,
+    train_classifier,
+)
 from lesionaug.training.synthesis import SavedGan, sample
 
 EVALUATION_SCHEMA = 1
@@ -113,7 +119,7 @@ def evaluate_gans(
         for name in gan.info["classes"]:
             label = gan.info["classes"].index(name) if gan.generator.num_classes else None
             images = sample(gan, per_class, derive_seed(f"evaluate-{seed}-{name}"), label)
-            sides = _members(train, name), _members(test, name)
+            sides = of_classes(train, [name]), of_classes(test, [name])
             for side, where in zip(sides, ("training", "held-out"), strict=True):
                 if len(set(side.patient_ids)) < 2:
                     raise DataError("ROIs", f"{name} has fewer than two {where} patients", "Choose another split")
@@ -135,20 +141,9 @@ def evaluate_gans(
             "versions": versions(),
         },
     )
-    note = _note(trained)
-    write_bytes_atomic(folder / "gallery.png", figure_png(gallery_figure(pairs, kind=trained.kind, note=note)))
+    gallery = gallery_figure(pairs, kind=trained.kind, note=describe_gans(config))
+    write_bytes_atomic(folder / "gallery.png", figure_png(gallery))
     return Evaluation(folder, results, features_of, trained.kind)
-
-
-def _note(trained: TrainedGans) -> str:
-    config = trained.config
-    reduced = "; reduced, see config.json" if reductions(config) else ""
-    return f"{config.kind.upper()}, split {config.split}, preset {config.preset}{reduced}"
-
-
-def _members(rois: RoiBatch, name: str) -> RoiBatch:
-    label = rois.classes.index(name)
-    return rois[[i for i, value in enumerate(rois.labels.tolist()) if value == label]]
 
 
 def _classifier(
@@ -242,31 +237,28 @@ def _evaluate_class(
         "noise": (torch.rand(images.shape, generator=generator), None),
     }
     # Scaled so that a training lesion's have a mean square of 1: any classifier's distances are then of one size.
-    scale = max(float(np.sqrt((_features(classifier, real) ** 2).mean())), 1e-12)
-
-    def features_of(shown: Tensor) -> FeatureArray:
-        return _features(classifier, shown) / scale
-
-    reference, reference_held = features_of(real), features_of(held)
-    features = {key: features_of(shown) for key, (shown, _) in sets.items()}
+    reference = _features(classifier, real)
+    scale = max(float(np.sqrt((reference**2).mean())), 1e-12)
+    reference = reference / scale
+    features = {key: _features(classifier, shown) / scale for key, (shown, _) in sets.items()}
+    synthetic, of_held = features["synthetic"], features["held-out lesions"]
     kid = {
         key: asdict(kernel_distance(features[key], reference, blocks, who_train, seed=seed))
         for key, (_, blocks) in sets.items()
     }
-    to_held = kernel_distance(features["synthetic"], reference_held, None, who_test, seed=seed)
+    to_held = kernel_distance(synthetic, of_held, None, who_test, seed=seed)
     # One view of each lesion, turned like any other: several of one would be each other's neighbours.
-    one_train, one_test = features_of(of_train[1]), features_of(of_test[1])
+    one_train, one_test = reference[len(train) : 2 * len(train)], of_held[len(test) : 2 * len(test)]
     near_train, near_test = (nearest_views(images, rois, window) for rois in (train, test))
+    near_learned = near_train if learned is train else nearest_views(images, learned, window)
     limit = copy_limit(learned, window, size)
 
-    def copies(shown: Tensor) -> float:
-        return float((nearest_views(shown, learned, window).distance.min(axis=1) < limit).mean())
+    def copies(near: Nearest) -> float:
+        return float((near.distance.min(axis=1) < limit).mean())
 
     def as_wanted(shown: Tensor) -> float:
-        with torch.no_grad():
-            return float((classifier.model(shown - classifier.mean).argmax(1) == label).float().mean())
+        return float((predict_probabilities(classifier, shown).argmax(1) == label).float().mean())
 
-    synthetic = features["synthetic"]
     fewest = min(len(train), len(test))
     k = min(5, len(test) - 1, len(train) - 1)
     return {
@@ -280,7 +272,7 @@ def _evaluate_class(
         },
         "frechet": {
             "synthetic": asdict(frechet_distance(synthetic, reference, len(train))),
-            "held-out lesions": asdict(frechet_distance(reference_held, reference, fewest)),
+            "held-out lesions": asdict(frechet_distance(of_held, reference, fewest)),
         },
         "diversity": {
             "synthetic": asdict(diversity(synthetic, reference, who_train)),
@@ -292,7 +284,10 @@ def _evaluate_class(
                 chance_of_training(near_train.distance, near_test.distance, train.patient_ids, test.patient_ids)
             ),
             "copy_limit": limit,
-            "copies": {"synthetic": copies(images), "held-out lesions": copies(of_test[0])},
+            "copies": {
+                "synthetic": copies(near_learned),
+                "held-out lesions": copies(nearest_views(of_test[0], learned, window)),
+            },
             "membership_by_discriminator": asdict(_by_discriminator(gan, of_train[0], of_test[0], train, test, label)),
             "membership_by_distance": asdict(
                 membership_auc(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from pathlib import Path
 import torch
 
 from lesionaug.augment.sheet import figure_png, random_lesions
-from lesionaug.data.files import write_bytes_atomic
-from lesionaug.data.folds import load_folds
+from lesionaug.data.files import check_new_folder, write_bytes_atomic
+from lesionaug.data.folds import load_folds, select_lesions, split_lesions
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois
@@ -21,13 +20,14 @@ from lesionaug.data.synthetic import SyntheticRois, save_synthetic
 from lesionaug.environment import versions
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.memorisation import copy_limit, nearest_views
-from lesionaug.experiment.gan import check_store, load_gans_config, load_gans_info, select_lesions, split_lesions
-from lesionaug.experiment.gan_config import GansConfig, reductions
+from lesionaug.experiment.gan import ALL_CLASSES, check_store, load_gans_config, load_gans_info
+from lesionaug.experiment.gan_config import GansConfig, describe_gans
 from lesionaug.experiment.gan_figures import curves_figure, samples_figure, strip_figure
 from lesionaug.experiment.groups import build_pool
 from lesionaug.experiment.machine import resolve_device
 from lesionaug.experiment.results import Predictions
 from lesionaug.experiment.task import derive_seed
+from lesionaug.training.checkpoint import Metrics
 from lesionaug.training.synthesis import SavedGan, load_gan, sample
 
 _MOST_TRIES = 16  # images made for each one wanted, where copies are rejected
@@ -81,18 +81,18 @@ def load_gans(out: str | os.PathLike[str]) -> TrainedGans:
     return TrainedGans(config, gans, info["kind"], classes)
 
 
-def class_head_predictions(trained: TrainedGans, out: str | os.PathLike[str]) -> Predictions | None:
-    """What an ACGAN's discriminator says of the test fold; None of other GANs.
+def class_head_predictions(out: str | os.PathLike[str]) -> Predictions | None:
+    """What the discriminator of a finished ACGAN says of the test fold; None of other GANs.
 
     Raises:
         DataError: A damaged file.
     """
-    if trained.config.gan.conditioning != "auxiliary":
+    out = Path(out)
+    if load_gans_config(out).gan.conditioning != "auxiliary":
         return None
-    (name,) = trained.gans
-    file = Path(out) / "gans" / name / "final" / "predictions.csv"
+    file = out / "gans" / ALL_CLASSES / "final" / "predictions.csv"
     try:
-        return Predictions.from_csv(file.read_text(encoding="utf-8"), trained.classes)
+        return Predictions.from_csv(file.read_text(encoding="utf-8"), tuple(load_gans_info(out)["classes"]))
     except (OSError, ValueError) as error:
         raise DataError(file.name, f"it cannot be read ({error})", "Train in a new folder") from error
 
@@ -123,10 +123,7 @@ def sample_gans(
     """
     if per_class < 1:
         raise ConfigError("--per-class", f"at least one image is needed, got {per_class}", "Give a larger number")
-    if Path(target).exists():  # before anything is computed
-        raise DataError(
-            Path(target).name, "the folder exists already, and nothing is ever overwritten", "Choose a new name"
-        )
+    check_new_folder(Path(target))  # before anything is computed
     trained = load_gans(out)
     if reject_copies is not None:
         check_store(Path(out), Path(reject_copies), "--reject-copies")
@@ -211,14 +208,12 @@ def draw_figures(store_path: str | os.PathLike[str], out: str | os.PathLike[str]
     trained, rois = load_gans(out), load_rois(store_path)
     config, folds = trained.config, load_folds(out / "folds.json")
     train, _ = split_lesions(rois, folds, config.split)
-    lines = reductions(config)
-    note = f"{config.kind.upper()}, split {config.split}, preset {config.preset}"
-    note += f"; {len(lines)} departures from the paper, see config.json" if lines else "; as in the paper"
+    note = describe_gans(config)
     metrics, strips, made, real = {}, {}, {}, {}
     for name, gan in trained.gans.items():
         folder = out / "gans" / name / "final"
         title = ", ".join(gan.info["classes"])
-        metrics[title] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        metrics[title] = Metrics(folder / "metrics.jsonl").read()
         strip = load((folder / "strip.safetensors").read_bytes())["strip"].numpy()  # [moments, classes, columns, S, S]
         for index, label in enumerate(gan.info["classes"]):
             strips[label] = (strip[:, index], int(gan.info["steps"]))

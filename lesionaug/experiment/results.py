@@ -8,7 +8,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,11 @@ from lesionaug.data.folds import Folds, load_folds
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.classification import ClassificationSummary, confusion_matrix
 from lesionaug.experiment.config import RunConfig, validate_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lesionaug.data.rois import RoiBatch
 
 RUN_SCHEMA = 1
 TASK_SCHEMA = 1
@@ -45,6 +50,19 @@ class Predictions:
     labels: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
+
+    @classmethod
+    def of_fold(cls, test: RoiBatch, split: int, probabilities: Tensor) -> Predictions:
+        """What a model says of the lesions of its test fold: `probabilities` float32 [n, classes] on the CPU."""
+        return cls(
+            classes=test.classes,
+            lesion_ids=test.lesion_ids,
+            patient_ids=test.patient_ids,
+            folds=(split,) * len(test),
+            labels=test.labels.cpu().numpy(),
+            predicted=probabilities.argmax(1).numpy(),
+            probabilities=probabilities.numpy(),
+        )
 
     @property
     def summary(self) -> ClassificationSummary:
@@ -254,7 +272,7 @@ def load_config(run_dir: Path) -> RunConfig:
         DataError: Not a run directory, or not JSON.
         ConfigError: Keys or values that this version does not know.
     """
-    return validate_config(_read_json(run_dir, "config.json"), "config.json")
+    return validate_config(read_json(run_dir, "config.json"), "config.json")
 
 
 def load_info(run_dir: Path) -> dict[str, Any]:
@@ -263,7 +281,7 @@ def load_info(run_dir: Path) -> dict[str, Any]:
     Raises:
         DataError: Not a run directory, not JSON, or written by another version of the format.
     """
-    info = _read_json(run_dir, "run.json")
+    info = read_json(run_dir, "run.json")
     if info.get("schema") != RUN_SCHEMA:
         raise DataError(
             "run.json",
@@ -346,7 +364,7 @@ def load_task_info(folder: Path, group_size: int, split: int, seed: int, config:
         DataError: Missing, not JSON, of another version of the format, or of another task or configuration.
     """
     where = f"models/{folder.name}"
-    info = _read_json(folder, "task.json", where, _TRAIN_ANEW)
+    info = read_json(folder, "task.json", where, _TRAIN_ANEW)
     if info.get("schema") != TASK_SCHEMA:
         raise DataError(f"{where}/task.json", f"its schema is {info.get('schema')!r}, not {TASK_SCHEMA}", _TRAIN_ANEW)
     told = (info.get("task"), info.get("group_size"), info.get("split"), info.get("seed"), info.get("config_sha256"))
@@ -384,9 +402,14 @@ def _check_arm(arm: str) -> None:
         raise ConfigError("arm", f"there is no arm {arm!r}", f"Choose one of {', '.join(ARMS)}")
 
 
-def _read_json(
+def read_json(
     folder: Path, name: str, where: str = "", fix: str = "Give the folder that `lesionaug run` wrote"
 ) -> dict[str, Any]:
+    """Read a JSON object of a folder.
+
+    Raises:
+        DataError: Missing, unreadable, or not an object; it names `where`, or the folder.
+    """
     place = f"{where}/{name}" if where else name
     try:
         value = json.loads((folder / name).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lesionaug.data.files import is_leftover, locked, remove_leftovers, write_json_atomic
+from lesionaug.data.files import check_own_folder, locked, remove_leftovers, write_json_atomic
 from lesionaug.data.folds import Folds, make_folds
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
@@ -103,7 +103,7 @@ def run_experiment(
     tasks = plan_tasks(config, folds)
     if dry_run:
         return RunOutcome(config, rois.kind, folds, tasks, _committed(run_dir, tasks, config), ())
-    _check_folder(run_dir)
+    check_own_folder(run_dir, _OURS, "run")
     run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir):
         config, folds = _settle(run_dir, config, rois, store_hash)  # again: another process may have begun meanwhile
@@ -238,18 +238,6 @@ def _describe_run(rois: RoiBatch, store_hash: str, config: RunConfig, command: s
         "machine": {"cpu": cpu_model(), "cores": num_cores(), "device": device_name(config.device)},
         "command": command,
     }
-
-
-def _check_folder(run_dir: Path) -> None:
-    if run_dir.exists() and not run_dir.is_dir():
-        raise ConfigError(run_dir.name, "this is a file", "Name a folder for the run")
-    if not run_dir.exists() or (run_dir / "config.json").exists():
-        return
-    foreign = sorted(entry.name for entry in run_dir.iterdir() if entry.name not in _OURS and not is_leftover(entry))
-    if foreign:
-        raise ConfigError(
-            run_dir.name, f"this folder is no run, it holds {foreign[0]}", "Name a new or an empty folder"
-        )
 
 
 def _remove_incomplete(run_dir: Path, missing: Sequence[Task]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lesionaug.data.files import commit_directory, write_json_atomic, write_text_atomic
-from lesionaug.data.folds import Folds, load_folds
+from lesionaug.data.folds import Folds, load_folds, split_lesions
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois
@@ -90,7 +90,6 @@ class TaskRunner:
         self._folds = folds
         self._config = config
         self._models = run_dir / "models"
-        self._row = {lesion_id: row for row, lesion_id in enumerate(rois.lesion_ids)}
         self._pool: ClassicPool | None = None
         self._pool_split = -1
 
@@ -117,8 +116,7 @@ class TaskRunner:
         """
         started = time.monotonic()
         config, split = self._config, task.split
-        test = self._select(self._folds.test_ids(split))
-        train = self._select(self._folds.train_ids(split))
+        train, test = split_lesions(self._rois, self._folds, split)
         check_split(train, test, split)
         images, labels = self._training_set(train, task)
         trained = train_classifier(
@@ -134,15 +132,7 @@ class TaskRunner:
         probabilities = predict_probabilities(trained, self._build_pool(test, 0).group(0)[0])
         if not bool(probabilities.isfinite().all()):  # parameters can be finite and too large for the logits
             raise diverged("predicted probability", config.classifier, trained.num_steps)
-        predictions = Predictions(
-            classes=self._rois.classes,
-            lesion_ids=test.lesion_ids,
-            patient_ids=test.patient_ids,
-            folds=(split,) * len(test),
-            labels=test.labels.cpu().numpy(),
-            predicted=probabilities.argmax(1).numpy(),
-            probabilities=probabilities.numpy(),
-        )
+        predictions = Predictions.of_fold(test, split, probabilities)
         num_train = len(train)
         described: dict[str, Any] = {
             "schema": TASK_SCHEMA,
@@ -183,9 +173,6 @@ class TaskRunner:
     def _build_pool(self, rois: RoiBatch, per_lesion: int) -> ClassicPool:
         config = self._config
         return build_pool(rois, per_lesion, size=config.cnn.image_size, plan=config.plan, image=config.image)
-
-    def _select(self, lesion_ids: tuple[str, ...]) -> RoiBatch:
-        return self._rois[[self._row[lesion_id] for lesion_id in lesion_ids]]
 
 
 def check_split(train: RoiBatch, test: RoiBatch, split: int) -> None:

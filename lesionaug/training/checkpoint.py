@@ -95,10 +95,6 @@ class Checkpoints:
             return found
         return None
 
-    def remove(self) -> None:
-        """Remove all of them, when the training is done."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
     def _all(self) -> list[Path]:
         if not self._folder.is_dir():
             return []

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional
 
+from lesionaug.data.arrays import check_unit_range
 from lesionaug.data.files import write_bytes_atomic, write_json_atomic
 from lesionaug.errors import DataError
 from lesionaug.models.cnn import CnnConfig, LesionCnn
@@ -229,11 +230,7 @@ def _check_training_set(images: torch.Tensor, labels: torch.Tensor, num_classes:
         )
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(f"labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}")
-    low, high = (float(bound) for bound in images.aminmax())  # NaN if any pixel is NaN
-    if not (low >= 0.0 and high <= 1.0):
-        raise DataError(
-            "images", f"pixels must be finite and in (0, 1), got {low} to {high}", "Pass a window to `augment`"
-        )
+    check_unit_range(images)
     if int(labels.min()) < 0:
         raise DataError(
             "labels",

@@ -17,6 +17,9 @@ Noise = Literal["uniform", "normal"]
 # In place of a lesion's key (a lesion's own may collide with one in 2^64).
 _ORDER, _NOISE, _CLASSES, _TRANSFORMS = 0xFFFFFF00, 0xFFFFFF01, 0xFFFFFF02, 0xFFFFFF03
 _UNIT = 2.0**-32
+# In place of a step: no training has that many. Noise for running statistics (from this one on), for samples, and for
+# the images of one noise as training goes on.
+SETTLING_STEP, SAMPLE_STEP, STRIP_STEP = 0xFFFFFF00, 0xFFFFFFFE, 0xFFFFFFFF
 
 
 def _words(seed: int, purpose: int, step: int, count: int, device: torch.device) -> Tensor:

@@ -20,9 +20,8 @@ from lesionaug.errors import ConfigError
 from lesionaug.models.dcgan import Conditioning, DcganConfig, Discriminator, Generator
 from lesionaug.models.gan_losses import GanLoss, class_loss, discriminator_loss, generator_loss, gradient_penalty
 from lesionaug.training.differentiable import DiscriminatorAugmentation, adapt, transform
-from lesionaug.training.draws import Noise, draw_classes, draw_noise
+from lesionaug.training.draws import SETTLING_STEP, Noise, draw_classes, draw_noise
 
-SETTLING_STEP = 0xFFFFFF00  # no training has that many steps
 _SETTLING_BATCHES = 16
 METRICS = ("loss_d", "loss_g", "d_real", "d_fake", "class_real", "class_fake")
 
@@ -75,6 +74,23 @@ class GanConfig(BaseModel):
         return self.steps if self.steps is not None else self.epochs * self.steps_per_epoch(num_images)
 
 
+def build_networks(config: GanConfig, num_classes: int, seed: int) -> tuple[Generator, Discriminator]:
+    """Build both networks on the CPU, laid out channels-last; torch's random state is left alone.
+
+    Args:
+        config: Their sizes.
+        num_classes: Classes they are conditioned on, or 0.
+        seed: Of the initial weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        generator = Generator(config.network, num_classes)
+        discriminator = Discriminator(config.network, num_classes, config.conditioning)
+    for network in (generator, discriminator):
+        nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+    return generator, discriminator
+
+
 @dataclass(eq=False)
 class Gan:
     """The two networks, their optimisers, and how far they are trained.
@@ -116,12 +132,9 @@ class Gan:
         conditioned = num_classes if config.conditioning != "none" else 0
         if config.conditioning != "none" and num_classes < 2:
             raise ConfigError("conditioning", f"{num_classes} class(es) leave nothing to condition on", "Use none")
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            generator = Generator(config.network, conditioned)
-            discriminator = Discriminator(config.network, conditioned, config.conditioning)
-        for network in (generator, discriminator):
-            nn.utils.convert_conv2d_weight_memory_format(network.to(device), torch.channels_last)
+        generator, discriminator = build_networks(config, conditioned, seed)
+        generator.to(device)
+        discriminator.to(device)
         rate, betas = config.learning_rate, config.betas
         return cls(
             config,
@@ -145,14 +158,19 @@ class Gan:
         """The generator that images are made with: the moving average where there is one."""
         return self.generator if self.average is None else self.average
 
+    def _networks(self) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
+        return networks if self.average is None else networks | {"average": self.average}
+
+    def _optimizers(self) -> dict[str, torch.optim.Adam]:
+        return {"optimizer_g": self.optimizer_g, "optimizer_d": self.optimizer_d}
+
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of its state, by name; see `load_tensors`."""
         found: dict[str, Tensor] = {"augmenting": self.augmenting}
-        networks = {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
-        for name, network in networks.items():
-            if network is not None:
-                found |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
-        for name, optimizer in (("optimizer_g", self.optimizer_g), ("optimizer_d", self.optimizer_d)):
+        for name, network in self._networks().items():
+            found |= {f"{name}.{key}": tensor for key, tensor in network.state_dict().items()}
+        for name, optimizer in self._optimizers().items():
             for index, state in optimizer.state_dict()["state"].items():
                 found |= {f"{name}.{index}.{key}": tensor for key, tensor in state.items()}
         return found
@@ -171,17 +189,14 @@ class Gan:
         for name, tensor in tensors.items():
             part, _, key = name.partition(".")
             parts.setdefault(part, {})[key] = tensor
-        networks = {"generator": self.generator, "discriminator": self.discriminator}
-        if self.average is not None:
-            networks["average"] = self.average
-        if set(parts) - {"optimizer_g", "optimizer_d"} != set(networks):
+        if parts.keys() - self._optimizers() != self._networks().keys():
             raise ValueError(f"the state holds {sorted(parts)}")
-        for name, network in networks.items():
+        for name, network in self._networks().items():
             try:
                 network.load_state_dict(parts[name])
             except RuntimeError as error:
                 raise ValueError(str(error)) from error
-        for name, optimizer in (("optimizer_g", self.optimizer_g), ("optimizer_d", self.optimizer_d)):
+        for name, optimizer in self._optimizers().items():
             states: dict[int, dict[str, Tensor]] = {}
             for key, tensor in parts.get(name, {}).items():
                 index, _, what = key.partition(".")
@@ -290,17 +305,22 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _statistics_kept(network: nn.Module) -> Iterator[None]:
-    """What is normalised here does not move the running statistics: in evaluation they are those of real images."""
+def _momentum(network: nn.Module, value: float | None) -> Iterator[None]:
+    """How fast batch normalisation moves its running statistics; None: they are the plain mean over the batches."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.momentum = value
     try:
         yield
     finally:
         for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum
+
+
+def _statistics_kept(network: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """What is normalised here does not move the running statistics: in evaluation they are those of real images."""
+    return _momentum(network, 0.0)
 
 
 @torch.no_grad()
@@ -317,17 +337,13 @@ def settle_average(gan: Gan) -> None:
     """
     if gan.average is None:
         return
-    norms = [module for module in gan.average.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over the batches
+    config, device, count = gan.config, gan.device, gan.config.batch_size
+    for norm in gan.average.norms:
+        norm.reset_running_stats()  # type: ignore[operator]
     gan.average.train()
-    config, device = gan.config, gan.device
-    for batch in range(_SETTLING_BATCHES):
-        step, count = SETTLING_STEP + batch, config.batch_size
-        noise = draw_noise(config.noise, gan.seed, step, count, config.network.noise_size, device)
-        gan.average(noise, draw_classes(gan.seed, step, count, gan.num_classes, device) if gan.num_classes else None)
+    with _momentum(gan.average, None):
+        for step in range(SETTLING_STEP, SETTLING_STEP + _SETTLING_BATCHES):
+            noise = draw_noise(config.noise, gan.seed, step, count, config.network.noise_size, device)
+            wanted = draw_classes(gan.seed, step, count, gan.num_classes, device) if gan.num_classes else None
+            gan.average(noise, wanted)
     gan.average.eval()
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum

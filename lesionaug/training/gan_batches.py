@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lesionaug.augment.batches import AugmentedBatches
-from lesionaug.errors import DataError
+from lesionaug.data.arrays import check_unit_range
 from lesionaug.training.draws import draw_order
 
 
@@ -39,11 +39,7 @@ class PoolBatches:
     """
 
     def __init__(self, images: Tensor, labels: Tensor, batch_size: int, seed: int) -> None:
-        low, high = (float(bound) for bound in images.aminmax())
-        if not (low >= 0.0 and high <= 1.0):  # also refuses NaN
-            raise DataError(
-                "images", f"pixels must be finite and in (0, 1), got {low} to {high}", "Pass a window to `augment`"
-            )
+        check_unit_range(images)
         self.num_images = len(images)
         self._images, self._labels = images * 2 - 1, labels
         self._size, self._seed = min(batch_size, len(images)), seed

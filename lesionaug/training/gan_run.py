@@ -19,11 +19,12 @@ from torch import Tensor
 
 from lesionaug.errors import DataError, EnvironmentProblem
 from lesionaug.training.checkpoint import Checkpoints, Metrics
+from lesionaug.training.classifier import Progress
+from lesionaug.training.draws import STRIP_STEP
 from lesionaug.training.gan import METRICS, Gan, GanConfig, settle_average, train_step
 from lesionaug.training.gan_batches import Batches
-from lesionaug.training.synthesis import STRIP_STEP, generate
+from lesionaug.training.synthesis import generate
 
-Progress = Callable[[int, int, str], None]
 STRIP_COLUMNS = 8  # images of the fixed noise, for each class
 STRIP_ROWS = 10  # times at which they are made
 
@@ -87,7 +88,7 @@ def train_gan(
     rows_at = {total * (k + 1) // STRIP_ROWS for k in range(STRIP_ROWS)} - {0}
     with _memory(config):
         gan = Gan.build(config, num_classes, seed, device)
-    log = _Log(gan, batches, total)
+    log = _Log(gan, batches)
     checkpoints = metrics_file = None
     if folder is not None:
         belongs_to = {
@@ -135,7 +136,6 @@ class _Log:
 
     gan: Gan
     batches: Batches
-    total: int
     lines: list[dict[str, Any]] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
     strips: list[Tensor] = field(default_factory=list)

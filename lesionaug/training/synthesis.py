@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lesionaug.data.files import write_bytes_atomic, write_json_atomic
 from lesionaug.errors import DataError
 from lesionaug.models.dcgan import Discriminator, Generator
-from lesionaug.training.draws import Noise, draw_noise
-from lesionaug.training.gan import Gan, GanConfig
+from lesionaug.training.draws import SAMPLE_STEP, Noise, draw_noise
+from lesionaug.training.gan import Gan, GanConfig, build_networks
 
 GAN_FILE_SCHEMA = 1
-STRIP_STEP, SAMPLE_STEP = 0xFFFFFFFF, 0xFFFFFFFE  # no training has that many steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +81,14 @@ def load_gan(folder: Path) -> SavedGan:
         info = json.loads((folder / "gan.json").read_text(encoding="utf-8"))
         if info["schema"] != GAN_FILE_SCHEMA:
             raise ValueError(f"schema {info['schema']}, this release reads {GAN_FILE_SCHEMA}")
-        gan = Gan.build(GanConfig.model_validate(info["gan"]), int(info["num_classes"]), 0)
-        for name, network in (("generator", gan.generator), ("discriminator", gan.discriminator)):
+        config = GanConfig.model_validate(info["gan"])
+        generator, discriminator = build_networks(config, int(info["num_classes"]), 0)
+        for name, network in (("generator", generator), ("discriminator", discriminator)):
             content = (folder / f"{name}.safetensors").read_bytes()
             if hashlib.sha256(content).hexdigest() != info["sha256"][name]:
                 raise ValueError(f"{name}.safetensors is not the file that was written (SHA-256)")
             network.load_state_dict(load(content))
-        return SavedGan(
-            gan.config, gan.generator.eval(), gan.discriminator.eval(), str(info["sha256"]["generator"]), info
-        )
+        return SavedGan(config, generator.eval(), discriminator.eval(), str(info["sha256"]["generator"]), info)
     except Exception as error:
         where = "/".join(folder.parts[-3:])
         raise DataError(
@@ -124,15 +123,11 @@ def generate(
     """
     device = generator.dense.weight.device
     z = draw_noise(noise, seed, step, count, generator.config.noise_size, device)
-    was_training = generator.training
-    generator.eval()
-    try:
-        parts = []
+    parts = []
+    with _evaluating(generator):
         for start in range(0, count, batch_size):
             part = None if labels is None else labels[start : start + batch_size].to(device)
             parts.append(((generator(z[start : start + batch_size], part) + 1) / 2).float().cpu())
-    finally:
-        generator.train(was_training)
     size = generator.config.image_size
     return torch.cat(parts) if parts else torch.empty(0, 1, size, size)
 
@@ -171,13 +166,17 @@ def class_probabilities(discriminator: Discriminator, images: Tensor, batch_size
     if discriminator.classes is None:
         raise ValueError("this discriminator has no class head")
     device = discriminator.real.weight.device
-    was_training = discriminator.training
-    discriminator.eval()
-    try:
-        parts = []
-        for part in torch.split(images, batch_size):
-            _, logits = discriminator(part.to(device) * 2 - 1)
-            parts.append(logits.softmax(1).cpu())
-    finally:
-        discriminator.train(was_training)
+    with _evaluating(discriminator):
+        parts = [discriminator(part.to(device) * 2 - 1)[1].softmax(1).cpu() for part in torch.split(images, batch_size)]
     return torch.cat(parts) if parts else torch.empty(0, discriminator.num_classes)
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode in the `with` body, and the mode that it was in after it."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
