@@ -27,7 +27,7 @@ from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.memorisation import view_params
 from lesionaug.experiment import gan as gan_module
 from lesionaug.experiment import gan_evaluation, gan_samples, paper
-from lesionaug.experiment.config import preset
+from lesionaug.experiment.config import changed_values, preset
 from lesionaug.experiment.gan import train_gans
 from lesionaug.experiment.gan_config import gan_preset, reductions, resolve_gans
 from lesionaug.experiment.gan_evaluation import evaluate_gans
@@ -349,6 +349,10 @@ def test_presets_and_files() -> None:
         assert 60 <= config.gan.steps <= 100
         assert any("generator_channels" in line for line in reductions(config))
     assert gan_preset("modern", "acgan").gan.conditioning == "projection"
+    for kind in ("dcgan", "acgan"):  # a part that the paper's has not, and the other way round
+        assert any(line.startswith("gan.augment: {") for line in reductions(gan_preset("modern", kind)))
+    without = gan_preset("modern").model_copy(update={"gan": gan_preset("paper").gan})
+    assert [key for key, _, after in changed_values(gan_preset("modern"), without) if after is None] == ["gan.augment"]
     with pytest.raises(ConfigError, match="no preset 'best'"):
         gan_preset("best")
 

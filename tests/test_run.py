@@ -26,6 +26,7 @@ from lesionaug.experiment.results import load_config, load_run
 from lesionaug.experiment.run import run_experiment
 from lesionaug.experiment.task import TaskRunner, check_split, derive_seed, plan_tasks
 from lesionaug.training.classifier import load_classifier, predict_probabilities
+from lesionaug.training.lane_choice import LaneChoice
 
 NUM_LESIONS = 24
 
@@ -133,6 +134,34 @@ def test_a_saved_model_gives_the_saved_predictions(store: Path, done: Path) -> N
     torch.testing.assert_close(
         predict_probabilities(trained, images), torch.from_numpy(task.probabilities), rtol=1e-4, atol=1e-6
     )
+
+
+def test_lanes_train_the_same_models(store: Path, done: Path, tmp_path: Path) -> None:
+    """As a GPU does it, on the CPU: all groups and splits at once, from one pool of images."""
+    config = preset("tiny")
+    run_experiment(store, tmp_path / "lanes", config, only="folds")
+    runner = TaskRunner.open(store, tmp_path / "lanes")
+    tasks = sorted(plan_tasks(runner._config, runner._folds), key=lambda task: -task.num_steps)
+    told: list[tuple[str, int]] = []
+    runner.run_together(
+        tasks, LaneChoice("separate", 4, 0.0), lambda task, steps, text: told.append((task.name, steps))
+    )
+    ours, theirs = load_run(tmp_path / "lanes"), load_run(done)
+    assert ours.complete()
+    for task in tasks:
+        assert (task.name, task.num_steps) in told
+        one, other = (load_classifier(run.path / "models" / task.name)[0] for run in (ours, theirs))
+        assert one.mean == other.mean
+        for mine, its in zip(one.model.parameters(), other.model.parameters(), strict=True):
+            torch.testing.assert_close(mine, its, atol=1e-5, rtol=0)
+    for mine, its in zip(ours.tasks, theirs.tasks, strict=True):
+        np.testing.assert_allclose(mine.probabilities, its.probabilities, atol=1e-4)
+        assert mine.lesion_ids == its.lesion_ids
+        assert mine.info["trained_by"] == "4 lanes, separate"
+        assert its.info["trained_by"] == "plain loop"
+    with pytest.raises(ConfigError, match="many models at once are for a GPU"):
+        run_experiment(store, tmp_path / "new", config.model_copy(update={"device": "cpu"}), lanes=True)
+    assert not (tmp_path / "new").exists()
 
 
 def test_worker_processes_change_no_bit(store: Path, done: Path, tmp_path: Path) -> None:

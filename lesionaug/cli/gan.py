@@ -37,6 +37,7 @@ def train(
     device: Literal["auto", "cpu", "cuda"] | None = None,
     threads: int | None = None,
     deterministic: _Flag = False,
+    graphs: _Flag = False,
     tensorboard: _Flag = False,
     dry_run: _Flag = False,
 ) -> int:
@@ -59,6 +60,7 @@ def train(
         device: Where to train.
         threads: Threads of a training on the CPU; one per core by default.
         deterministic: The same bits again on a GPU too; slower there. The CPU's always are.
+        graphs: On a GPU, whole steps as CUDA graphs; not yet verified on one.
         tensorboard: Write OUT/tensorboard as well as metrics.jsonl, which is always written.
         dry_run: Check everything and list what would be trained; write nothing.
     """
@@ -78,7 +80,7 @@ def train(
     outcome = None
     with contextlib.nullcontext() if dry_run else progress("Training") as step, _asked_to_stop() as should_stop:
         outcome = train_gans(
-            rois, out, wanted, progress=step, on_metrics=report, should_stop=should_stop, dry_run=dry_run
+            rois, out, wanted, progress=step, on_metrics=report, should_stop=should_stop, graphs=graphs, dry_run=dry_run
         )
         if not (dry_run or outcome.finished):
             raise Stopped

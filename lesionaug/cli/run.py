@@ -32,6 +32,7 @@ def run(
     only: Literal["folds", "classic"] | None = None,
     dry_run: _Flag = False,
     workers: int | None = None,
+    lanes: _Flag = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seeds: _Seeds = None,
 ) -> None:
@@ -48,6 +49,7 @@ def run(
         only: Make the folds only, or train the classic groups only.
         dry_run: Check everything and list what would be trained; write nothing.
         workers: Models trained at the same time on the CPU; default one per core. It changes no result.
+        lanes: Train many models at once on a GPU, as CUDA graphs; not yet verified on one.
         device: Where to train.
         seeds: Training seeds; every group and split is trained once for each.
     """
@@ -64,6 +66,7 @@ def run(
             only=only,
             dry_run=dry_run,
             workers=workers,
+            lanes=lanes,
             command=_command(preset, config, seeds),
         )
     if dry_run:

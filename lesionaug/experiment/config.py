@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -255,12 +255,13 @@ def difference(old: RunConfig, new: RunConfig) -> list[str]:
 
 def changed_values(old: BaseModel, new: BaseModel) -> list[tuple[str, Any, Any]]:
     """(key, old, new) of every value in which two configurations of one class differ; nested keys have dots."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    return [(key, before[key], after[key]) for key in before if before[key] != after[key]]
+    return list(_changes(old.model_dump(mode="json"), new.model_dump(mode="json"), ""))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    for key, before in old.items():
+        after = new[key]
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _changes(before, after, f"{prefix}{key}.")
+        elif before != after:  # one of them may be None where the other has keys of its own
+            yield f"{prefix}{key}", before, after

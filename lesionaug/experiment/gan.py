@@ -111,6 +111,7 @@ def train_gans(
     progress: Progress | None = None,
     on_metrics: MetricsReport | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    graphs: bool = False,
     dry_run: bool = False,
 ) -> GansOutcome:
     """Train the GANs of one split, or what is missing of them; the same call again resumes, to the same bits.
@@ -122,6 +123,7 @@ def train_gans(
         progress: Called as (optimiser steps done, in all, text).
         on_metrics: Called as (name of the GAN, block of metrics), see `GanRun.metrics`.
         should_stop: Asked after every step; True saves a checkpoint and returns.
+        graphs: On a GPU, whole steps as CUDA graphs: one launch a step.
         dry_run: Plan and check only, write nothing.
 
     Raises:
@@ -133,6 +135,8 @@ def train_gans(
     store_hash, rois = manifest_sha256(store_path), load_rois(store_path)
     # Every fault of the input shows before a file is written.
     settled, _, _, tasks = _prepare(out, config, rois, store_hash)
+    if graphs and settled.device == "cpu":
+        raise ConfigError("--graphs", "CUDA graphs are for a GPU", "Leave it out")
     check_own_folder(out, _OURS, "folder of GANs")
     if dry_run:
         return GansOutcome(settled, rois.kind, tasks, _done(out, tasks), ())
@@ -156,7 +160,7 @@ def train_gans(
                 report = None if progress is None else _shifted(progress, before, total, task)
                 told = None if on_metrics is None else functools.partial(on_metrics, task.name)
                 members = of_classes(train, task.classes)
-                if not _train_one(out, config, task, members, test, report, told, should_stop):
+                if not _train_one(out, config, task, members, test, report, told, should_stop, graphs):
                     break
                 trained.append(task.name)
                 before += task.num_steps
@@ -172,6 +176,7 @@ def _train_one(
     progress: Progress | None,
     on_metrics: Callable[[dict[str, Any]], None] | None,
     should_stop: Callable[[], bool],
+    graphs: bool,
 ) -> bool:
     """Train one GAN and commit it; False where it was stopped."""
     folder = out / "gans" / task.name
@@ -187,6 +192,7 @@ def _train_one(
         progress=progress,
         on_metrics=on_metrics,
         should_stop=should_stop,
+        graphs=graphs,
     )
     if not run.finished:
         return False

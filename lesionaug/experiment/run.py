@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lesionaug.data.files import check_own_folder, locked, remove_leftovers, write_json_atomic
 from lesionaug.data.folds import Folds, make_folds
 from lesionaug.data.rois import RoiBatch
@@ -29,6 +31,7 @@ from lesionaug.experiment.results import (
 from lesionaug.experiment.task import Task, TaskRunner, describe, plan_tasks
 from lesionaug.experiment.workers import as_task_failed, run_in_processes
 from lesionaug.training.classifier import Progress
+from lesionaug.training.lane_choice import fastest_lanes
 
 STAGES = ("folds", "classic")
 SAMPLES_WORTH_A_PROCESS = 2000  # about five seconds of training the paper's network on one core
@@ -65,6 +68,7 @@ def run_experiment(
     only: str | None = None,
     dry_run: bool = False,
     workers: int | None = None,
+    lanes: bool = False,
     command: str = "run",
 ) -> RunOutcome:
     """Run the experiment, or what is missing of it.
@@ -83,6 +87,8 @@ def run_experiment(
         only: A stage, "folds" or "classic"; None is all.
         dry_run: Plan and check only, write nothing.
         workers: Processes on the CPU; None is one per core that `threads_per_task` leaves, fewer for little work.
+        lanes: On a GPU, train many models at once (training/lanes.py); how many is measured at the first call on a
+            machine. Each is equal to one trained by itself but for rounding.
         command: How the run was asked for, without paths; saved in run.json.
 
     Raises:
@@ -100,6 +106,10 @@ def run_experiment(
     rois = load_rois(store_path)
     # Every fault of the input shows before a file is written.
     config, folds = _settle(run_dir, config, rois, store_hash)
+    if lanes and config.device == "cpu":
+        raise ConfigError(
+            "--lanes", "many models at once are for a GPU; on the CPU every core trains one by itself", "Leave it out"
+        )
     tasks = plan_tasks(config, folds)
     if dry_run:
         return RunOutcome(config, rois.kind, folds, tasks, _committed(run_dir, tasks, config), ())
@@ -118,7 +128,7 @@ def run_experiment(
         (run_dir / "models").mkdir(exist_ok=True)
         missing = [] if only == "folds" else [task for task in tasks if task.name not in done_before]
         _remove_incomplete(run_dir, missing)
-        _train(missing, config, rois, folds, store_path, run_dir, progress, workers)
+        _train(missing, config, rois, folds, store_path, run_dir, progress, workers, lanes)
         return RunOutcome(config, rois.kind, folds, tasks, done_before, tuple(task.name for task in missing))
 
 
@@ -170,6 +180,7 @@ def _train(
     run_dir: Path,
     progress: Progress | None,
     workers: int | None,
+    lanes: bool,
 ) -> None:
     if not tasks:
         return
@@ -191,6 +202,11 @@ def _train(
         return
     with threads(config.threads_per_task):
         runner = TaskRunner(rois, folds, config, run_dir)
+        if lanes:
+            device = torch.device(config.device)
+            choice = fastest_lanes(config.cnn, config.classifier, len(rois.classes), device)
+            runner.run_together(longest_first, choice, on_step)
+            return
         for task in longest_first:
             try:
                 runner.run(task, _step_of(task, on_step))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,16 @@ from lesionaug.environment import versions
 from lesionaug.experiment.config import RunConfig
 from lesionaug.experiment.groups import ClassicPool, build_pool, classic_groups
 from lesionaug.experiment.results import TASK_SCHEMA, Predictions, config_sha256, load_config, task_name
-from lesionaug.training.classifier import Progress, diverged, predict_probabilities, save_classifier, train_classifier
+from lesionaug.training.classifier import (
+    Progress,
+    TrainedClassifier,
+    diverged,
+    predict_probabilities,
+    save_classifier,
+    train_classifier,
+)
+from lesionaug.training.lane_choice import LaneChoice
+from lesionaug.training.lanes import Lane, train_lanes
 
 
 @dataclass(frozen=True)
@@ -115,10 +124,8 @@ class TaskRunner:
                 rate that is too large.
         """
         started = time.monotonic()
-        config, split = self._config, task.split
-        train, test = split_lesions(self._rois, self._folds, split)
-        check_split(train, test, split)
-        images, labels = self._training_set(train, task)
+        config = self._config
+        images, labels = self._training_set(self._lesions(task.split)[0], task)
         trained = train_classifier(
             images,
             labels,
@@ -129,6 +136,67 @@ class TaskRunner:
             device=config.device,
             progress=progress,
         )
+        self._commit(task, trained, "plain loop", started, before_commit)
+
+    def run_together(
+        self, tasks: Sequence[Task], choice: LaneChoice, on_step: Callable[[Task, int, str], None]
+    ) -> None:
+        """Train and commit tasks, many at once.
+
+        Args:
+            tasks: The longest first.
+            choice: How many, and how they are computed.
+            on_step: Called as (task, steps done of it, text) after every block of steps.
+
+        Raises:
+            DataError: As `run`. What was committed stays.
+            EnvironmentProblem: Memory ran out with a single network.
+        """
+        started = time.monotonic()
+        config, by_name = self._config, {task.name: task for task in tasks}
+        images, labels, first = self._pools(tasks)
+        how = f"{choice.num_lanes} lanes, {choice.form}"
+        train_lanes(
+            images,
+            labels,
+            # Every smaller group is a prefix of its split's pool.
+            [Lane(task.name, first[task.split], task.num_images, derive_seed(task.name)) for task in tasks],
+            config.classifier,
+            num_classes=len(self._rois.classes),
+            cnn=config.cnn,
+            num_lanes=choice.num_lanes,
+            form=choice.form,
+            device=config.device,
+            on_trained=lambda lane, trained: self._commit(by_name[lane.name], trained, how, started),
+            progress=lambda lane, done, text: on_step(by_name[lane.name], done, text),
+        )
+
+    def _pools(self, tasks: Sequence[Task]) -> tuple[torch.Tensor, torch.Tensor, dict[int, int]]:
+        """The images of every task one after another by split, their labels, and where each split begins."""
+        images, labels, first, count = [], [], {}, 0
+        for split in sorted({task.split for task in tasks}):
+            largest = max(task.per_lesion for task in tasks if task.split == split)
+            of_split, their_labels = self._build_pool(self._lesions(split)[0], largest).group(largest)
+            images.append(of_split)
+            labels.append(their_labels)
+            first[split], count = count, count + len(of_split)
+        return torch.cat(images), torch.cat(labels), first
+
+    def _lesions(self, split: int) -> tuple[RoiBatch, RoiBatch]:
+        train, test = split_lesions(self._rois, self._folds, split)
+        check_split(train, test, split)
+        return train, test
+
+    def _commit(
+        self,
+        task: Task,
+        trained: TrainedClassifier,
+        trained_by: str,
+        started: float,
+        before_commit: Callable[[], None] | None = None,
+    ) -> None:
+        config, split = self._config, task.split
+        train, test = self._lesions(split)
         probabilities = predict_probabilities(trained, self._build_pool(test, 0).group(0)[0])
         if not bool(probabilities.isfinite().all()):  # parameters can be finite and too large for the logits
             raise diverged("predicted probability", config.classifier, trained.num_steps)
@@ -142,7 +210,7 @@ class TaskRunner:
             "per_lesion": task.per_lesion,
             "capped": task.capped,
             "num_train_lesions": num_train,
-            "num_train_images": len(images),
+            "num_train_images": task.num_images,
             "actual_added_per_fold": round(task.per_lesion * num_train / (self._folds.num_folds - 1), 1),
             "split": split,
             "seed": task.seed,
@@ -153,6 +221,7 @@ class TaskRunner:
             "num_parameters": trained.model.num_parameters,
             "device": config.device,
             "threads": config.threads_per_task,
+            "trained_by": trained_by,
             "versions": versions(),
         }
         history = "".join(f"{line.epoch},{line.loss:.6f},{line.train_accuracy:.6f}\n" for line in trained.history)

@@ -49,6 +49,11 @@ class CnnConfig(BaseModel):
         return self
 
 
+def drop(features: torch.Tensor, kept: torch.Tensor, dropped: float) -> torch.Tensor:
+    """Apply dropout with given choices: features that are not kept become 0, the others grow by 1 / (1 - dropped)."""
+    return features * kept.to(features.dtype) * (1 / (1 - dropped))
+
+
 class LesionCnn(nn.Module):
     """The network of Fig. 2 for any number of classes; 1,273,347 parameters for three.
 
@@ -93,11 +98,22 @@ class LesionCnn(nn.Module):
             x = functional.relu(functional.max_pool2d(convolution(x), self.config.pool))
         return functional.relu(self.dense(x.flatten(1)))  # [N, 4608] -> [N, 256]
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [N, classes] of images [N, 1, S, S] float32, mean subtracted."""
-        logits: torch.Tensor = self.output(
-            functional.dropout(self.features(images), self.config.dropout, self.training)
-        )
+    def forward(self, images: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute logits.
+
+        Args:
+            images: [N, 1, S, S] float32, mean subtracted.
+            kept: bool [N, dense], what dropout keeps; in training mode drawn from torch's random state when None.
+
+        Returns:
+            [N, classes].
+        """
+        x = self.features(images)
+        if kept is None:
+            x = functional.dropout(x, self.config.dropout, self.training)
+        else:
+            x = drop(x, kept, self.config.dropout)
+        logits: torch.Tensor = self.output(x)
         return logits
 
     @property

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +19,7 @@ from lesionaug.data.arrays import check_unit_range
 from lesionaug.data.files import write_bytes_atomic, write_json_atomic
 from lesionaug.errors import DataError
 from lesionaug.models.cnn import CnnConfig, LesionCnn
+from lesionaug.training.draws import draw_kept, draw_order
 
 Progress = Callable[[int, int, str], None]
 MODEL_SCHEMA = 1
@@ -33,6 +34,7 @@ class ClassifierConfig(BaseModel):
         momentum: Of SGD.
         nesterov: Nesterov's form of the momentum.
         epochs: Passes over the training images.
+        bf16: Forward and backward passes in bfloat16 where torch deems it safe; weights and optimiser stay float32.
         steps: Instead of `epochs`, the same number of optimiser steps for every training set, however small (the
             equal-steps control: 150 epochs are 300 steps for the paper's smallest group and 70,600 for its largest).
     """
@@ -45,6 +47,7 @@ class ClassifierConfig(BaseModel):
     nesterov: bool = True
     epochs: Annotated[int, Field(ge=1)] = 150
     steps: Annotated[int, Field(ge=1)] | None = None
+    bf16: bool = False
 
     def num_steps(self, num_images: int) -> int:
         """Optimiser steps on a training set of `num_images`."""
@@ -94,8 +97,9 @@ def train_classifier(
 ) -> TrainedClassifier:
     """Train the network of Fig. 2 on one training set.
 
-    Initial weights, order and dropout come from `seed` alone; the global random state is neither used nor changed. On
-    one machine type the same seed and number of threads give the same bits on the CPU.
+    Initial weights, order and dropout come from `seed` and the step alone (draws.py), the same on every device; torch's
+    random state is neither used nor changed. On one machine type the same seed and number of threads give the same bits
+    on the CPU. lanes.py trains many of these at once.
 
     Args:
         images: [N, 1, S, S] float32 in (0, 1). They are moved to `device` once; there is no loader.
@@ -112,40 +116,80 @@ def train_classifier(
         ValueError: Shapes or types.
     """
     cnn = cnn or CnnConfig()
-    _check_training_set(images, labels, num_classes, cnn)
+    check_training_set(images, labels, num_classes, cnn)
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be in [0, 2**63), got {seed}")
     device = torch.device(device)
-    with _seeded(seed, device):
-        images = images.to(device)
-        labels = labels.to(device)
-        mean = float(images.mean(dtype=torch.float64))
-        model = _channels_last(LesionCnn(cnn, num_classes).to(device)).train()
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            nesterov=config.nesterov and config.momentum > 0,
-        )
-        order = torch.Generator().manual_seed(seed)
-        total, done, history = config.num_steps(len(images)), 0, []
-        for epoch in range(1, config.num_epochs(len(images)) + 1):
-            seen = 0
-            loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-            correct = torch.zeros((), dtype=torch.int64, device=device)
-            shuffled = torch.randperm(len(images), generator=order).to(device)
-            for chosen in torch.split(shuffled, config.batch_size)[: total - done]:
-                target = labels[chosen]
-                logits = model((images[chosen] - mean).contiguous(memory_format=torch.channels_last))
-                loss = functional.cross_entropy(logits, target)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                done, seen = done + 1, seen + len(chosen)
-                # Summed on the device: reading them here would wait for every step.
-                loss_sum += loss.detach() * len(chosen)
-                correct += (logits.detach().argmax(1) == target).sum()
-                if progress is not None:
-                    progress(done, total, f"epoch {epoch}")
-            history.append(Epoch(epoch, float(loss_sum) / seen, int(correct) / seen))
+    images, labels = images.to(device), labels.to(device)
+    mean = float(images.mean(dtype=torch.float64))
+    model = build_classifier(cnn, num_classes, seed).to(device).train()
+    optimizer = build_optimizer(model.parameters(), config)
+    total, per_epoch = config.num_steps(len(images)), math.ceil(len(images) / config.batch_size)
+    rows = []  # stay on the device: reading them here would wait for every step
+    for step in range(total):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0:
+            order = draw_order(seed, epoch, len(images), device)
+        chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
+        kept = draw_kept(seed, step, len(chosen), cnn.dense, cnn.dropout, device) if cnn.dropout else None
+        target = labels[chosen]
+        with precision(config, device):
+            logits = model((images[chosen] - mean).contiguous(memory_format=torch.channels_last), kept)
+        loss = functional.cross_entropy(logits.float(), target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        correct = (logits.detach().argmax(1) == target).sum()
+        rows.append(torch.stack([loss.detach() * len(chosen), correct]))
+        if progress is not None:
+            progress(step + 1, total, f"epoch {epoch + 1}")
+    return finish_training(model, mean, torch.stack(rows), len(images), config)
+
+
+def build_classifier(cnn: CnnConfig, num_classes: int, seed: int) -> LesionCnn:
+    """Build a network on the CPU whose initial weights depend on `seed` alone; torch's random state is left alone.
+
+    Its convolutions are laid out as the CPU and the GPU like them: a quarter faster on the CPU.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = LesionCnn(cnn, num_classes)
+    return _channels_last(model)
+
+
+def build_optimizer(parameters: Iterable[torch.Tensor], config: ClassifierConfig) -> torch.optim.SGD:
+    """Make the optimiser of a training."""
+    nesterov = config.nesterov and config.momentum > 0
+    return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
+
+
+def precision(config: ClassifierConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Bfloat16 where the configuration wants it."""
+    return torch.autocast(device.type, torch.bfloat16) if config.bf16 else contextlib.nullcontext()
+
+
+def finish_training(
+    model: LesionCnn, mean: float, rows: torch.Tensor, num_images: int, config: ClassifierConfig
+) -> TrainedClassifier:
+    """Make the result of a training that is over.
+
+    Args:
+        model: As trained.
+        mean: That was subtracted.
+        rows: [steps, 2], for each step the sum of the losses and the number of images that were right.
+        num_images: Of the training set.
+        config: Of the training.
+
+    Raises:
+        DataError: It diverged.
+    """
+    rows = rows.double().cpu()
+    history, done = [], 0
+    for epoch, part in enumerate(torch.split(rows, math.ceil(num_images / config.batch_size)), 1):
+        seen = min(len(part) * config.batch_size, num_images)
+        done += len(part)
+        loss, correct = part.sum(0).tolist()
+        history.append(Epoch(epoch, loss / seen, correct / seen))
     # The loss is taken before its step, so the last step shows in the parameters alone.
     if not (math.isfinite(history[-1].loss) and all(bool(p.isfinite().all()) for p in model.parameters())):
         raise diverged("training loss", config, done)
@@ -222,7 +266,8 @@ def load_classifier(folder: Path, device: torch.device | str = "cpu") -> tuple[T
     return TrainedClassifier(model.eval(), mean, (), 0), classes
 
 
-def _check_training_set(images: torch.Tensor, labels: torch.Tensor, num_classes: int, cnn: CnnConfig) -> None:
+def check_training_set(images: torch.Tensor, labels: torch.Tensor, num_classes: int, cnn: CnnConfig) -> None:
+    """Refuse images or labels that cannot be trained on; see `train_classifier`."""
     size = cnn.image_size
     if images.ndim != 4 or images.shape[1:] != (1, size, size) or images.dtype != torch.float32 or len(images) == 0:
         raise ValueError(
@@ -247,16 +292,3 @@ def _channels_last(model: LesionCnn) -> LesionCnn:
     """Lay the convolutions' weights out as the CPU and the GPU like them: a quarter faster on the CPU."""
     converted: LesionCnn = nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)
     return converted
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's default generators of the CPU and of `device` inside the block and restore them after it."""
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be in [0, 2**63), got {seed}")
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from lesionaug.augment.resample import resample
-from lesionaug.training.draws import draw_transforms
+from lesionaug.training.draws import Step, draw_transforms
 
 Part = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -50,7 +50,7 @@ class DiscriminatorAugmentation(BaseModel):
 
 
 def transform(
-    images: Tensor, config: DiscriminatorAugmentation, probability: Tensor, seed: int, step: int, turn: int
+    images: Tensor, config: DiscriminatorAugmentation, probability: Tensor, seed: int, step: Step, turn: int
 ) -> Tensor:
     """Transform images at random, each by itself; nothing waits for the device.
 

@@ -103,6 +103,7 @@ class Gan:
         optimizer_d: Adam over the discriminator.
         augmenting: Float64 scalar, the probability of the discriminator's transforms.
         num_classes: Classes that it is conditioned on, or 0.
+        counter: Int64 scalar on the device, the same as `step`: what a CUDA graph counts by itself.
         step: Optimiser steps taken.
     """
 
@@ -113,6 +114,7 @@ class Gan:
     optimizer_g: torch.optim.Adam
     optimizer_d: torch.optim.Adam
     augmenting: Tensor
+    counter: Tensor
     num_classes: int
     seed: int
     step: int = 0
@@ -136,14 +138,17 @@ class Gan:
         generator.to(device)
         discriminator.to(device)
         rate, betas = config.learning_rate, config.betas
+        # One kernel for all weights, and the count of steps on the device, where a CUDA graph can see it.
+        fused = {"fused": True, "capturable": True} if torch.device(device).type == "cuda" else {}
         return cls(
             config,
             generator.train(),
             discriminator.train(),
             copy.deepcopy(generator).eval().requires_grad_(False) if config.average else None,
-            torch.optim.Adam(generator.parameters(), rate, betas),
-            torch.optim.Adam(discriminator.parameters(), rate, betas),
+            torch.optim.Adam(generator.parameters(), rate, betas, **fused),
+            torch.optim.Adam(discriminator.parameters(), rate, betas, **fused),
             torch.tensor(config.augment.probability if config.augment else 0.0, dtype=torch.float64, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
             conditioned,
             seed,
         )
@@ -157,6 +162,16 @@ class Gan:
     def sampler(self) -> Generator:
         """The generator that images are made with: the moving average where there is one."""
         return self.generator if self.average is None else self.average
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the next step takes the gradient penalty."""
+        return self.config.r1 > 0 and self.step % self.config.r1_every == 0
+
+    def seek(self, step: int) -> None:
+        """Say how many steps were taken."""
+        self.step = step
+        self.counter.fill_(step)
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
@@ -223,11 +238,11 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
         float32 [6], the `METRICS`, on the device: losses, mean D(x), mean D(G(z)) before the discriminator's step, and
         how many of the real and the synthetic images its class head got right (NaN without one).
     """
-    config, seed, step, device = gan.config, gan.seed, gan.step, gan.device
+    config, seed, step, device = gan.config, gan.seed, gan.counter, gan.device
     noise = draw_noise(config.noise, seed, step, len(images), config.network.noise_size, device).to(images.dtype)
     wanted = draw_classes(seed, step, len(images), gan.num_classes, device) if gan.num_classes else None
     of_real, of_fake = (labels, wanted) if config.conditioning == "projection" else (None, None)
-    penalised = config.r1 > 0 and step % config.r1_every == 0
+    penalised = gan.penalised
 
     images = _seen(gan, images, 0).contiguous(memory_format=torch.channels_last).requires_grad_(penalised)
     with _precision(gan):
@@ -258,6 +273,7 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
     if config.augment is not None:
         adapt(gan.augmenting, config.augment, real_logits)
     gan.step += 1
+    gan.counter += 1
 
     with torch.no_grad():
         nothing = torch.full((), math.nan, device=device)
@@ -276,7 +292,7 @@ def _seen(gan: Gan, images: Tensor, turn: int) -> Tensor:
     config = gan.config.augment
     if config is None:
         return images
-    return transform(images.float(), config, gan.augmenting, gan.seed, gan.step, turn)
+    return transform(images.float(), config, gan.augmenting, gan.seed, gan.counter, turn)
 
 
 def _wide(logits: Tensor) -> Tensor:

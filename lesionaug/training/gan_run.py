@@ -7,6 +7,7 @@ was not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from lesionaug.training.classifier import Progress
 from lesionaug.training.draws import STRIP_STEP
 from lesionaug.training.gan import METRICS, Gan, GanConfig, settle_average, train_step
 from lesionaug.training.gan_batches import Batches
+from lesionaug.training.graphs import GraphedSteps
+from lesionaug.training.memory import is_out_of_memory
 from lesionaug.training.synthesis import generate
 
 STRIP_COLUMNS = 8  # images of the fixed noise, for each class
@@ -59,6 +62,7 @@ def train_gan(
     progress: Progress | None = None,
     on_metrics: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    graphs: bool = False,
 ) -> GanRun:
     """Train a GAN, or what is left of a training that was stopped.
 
@@ -76,6 +80,7 @@ def train_gan(
         progress: Called as (steps done, steps in all, text) after every step.
         on_metrics: Called with every block of metrics, see `GanRun`.
         should_stop: Asked after every step; where it answers True the state is saved and the call returns.
+        graphs: On a GPU, record whole steps as CUDA graphs (graphs.py).
 
     Raises:
         DataError: Losses that are no longer finite; checkpoints that are damaged, of another training or version.
@@ -101,7 +106,7 @@ def train_gan(
         checkpoints, metrics_file = Checkpoints(folder / "checkpoints", belongs_to), Metrics(folder / "metrics.jsonl")
         saved = checkpoints.newest()
         if saved is not None:
-            gan.step = saved[0]
+            gan.seek(saved[0])
             log.resume(saved[1], metrics_file.read())
         metrics_file.cut(gan.step)
 
@@ -109,9 +114,10 @@ def train_gan(
         if checkpoints is not None:
             checkpoints.save(gan.step, gan.tensors() | log.tensors())
 
+    take_step = GraphedSteps(gan) if graphs else functools.partial(train_step, gan)
     with _memory(config):
         while gan.step < total:
-            log.add(train_step(gan, *batches.batch(gan.step)))
+            log.add(take_step(*batches.batch(gan.step)))
             if gan.step in rows_at:
                 log.add_strip()
             if gan.step % block == 0 or gan.step == total:
@@ -221,7 +227,7 @@ def _memory(config: GanConfig) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+        if not is_out_of_memory(error):
             raise
         raise EnvironmentProblem(
             "batch_size",

@@ -1,0 +1,463 @@
+"""Many classifiers of one shape trained at once, each as `train_classifier` would train it.
+
+The folds, groups and seeds of the experiment differ in their images and numbers of steps, not in their networks. On a
+GPU one such network at batch 64 leaves most of the device idle, so their weights are stacked, each in a lane of its
+own, and one step advances all of them. When a lane is done the next training takes its place.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lesionaug.errors import EnvironmentProblem
+from lesionaug.models.cnn import CnnConfig, LesionCnn, drop
+from lesionaug.training import graphs
+from lesionaug.training.classifier import (
+    ClassifierConfig,
+    TrainedClassifier,
+    build_classifier,
+    build_optimizer,
+    check_training_set,
+    finish_training,
+    precision,
+)
+from lesionaug.training.draws import draw_kept, draw_order
+from lesionaug.training.graphs import WARM_UP, Graph, Record, beside
+from lesionaug.training.memory import is_out_of_memory
+
+LaneForm = Literal["separate", "grouped", "matmul"]
+LANE_FORMS: tuple[LaneForm, ...] = ("separate", "grouped", "matmul")
+BLOCK = 32  # steps whose images and dropout are chosen in one go, and after which the host looks
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One classifier to train.
+
+    Attributes:
+        name: Of the training.
+        first: Its first image in the pool.
+        count: Its images, from there on.
+        seed: Initial weights, order and dropout; 0 <= seed < 2**63.
+    """
+
+    name: str
+    first: int
+    count: int
+    seed: int
+
+
+def train_lanes(
+    images: Tensor,
+    labels: Tensor,
+    lanes: Sequence[Lane],
+    config: ClassifierConfig,
+    *,
+    num_classes: int,
+    num_lanes: int,
+    on_trained: Callable[[Lane, TrainedClassifier], None],
+    form: LaneForm = "grouped",
+    cnn: CnnConfig | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[Lane, int, str], None] | None = None,
+    record: Record | None = None,
+) -> None:
+    """Train classifiers, several at a time; each learns what `train_classifier` teaches it, up to rounding.
+
+    Args:
+        images: [N, 1, S, S] float32 in (0, 1), the pool that all lanes take theirs from; moved to `device` once.
+        labels: [N] int64.
+        lanes: What is trained, in the order in which it is begun: the longest first leaves the fewest lanes idle.
+        config: Of every training.
+        num_classes: Outputs of the networks.
+        num_lanes: How many at a time; halved as often as memory runs out.
+        on_trained: Called with every lane that is done, and its classifier.
+        form: How their convolutions are computed: "separate", one after another or, on a GPU, each on a stream of its
+            own; "grouped", one grouped convolution; "matmul", batched matrix products of unfolded images.
+        cnn: Sizes of the networks; Fig. 2 when None.
+        device: Where to train.
+        progress: Called as (lane, steps done of it, text) after every block of steps.
+        record: What records a step to repeat it; CUDA graphs on a GPU and none on the CPU when None.
+
+    Raises:
+        DataError: Images or labels that cannot be trained on; a training that diverged.
+        EnvironmentProblem: Memory ran out with a single lane.
+        ValueError: Shapes or types; lanes beyond the pool; an unknown form.
+    """
+    cnn, device = cnn or CnnConfig(), torch.device(device)
+    check_training_set(images, labels, num_classes, cnn)
+    if form not in LANE_FORMS:
+        raise ValueError(f"form must be one of {', '.join(LANE_FORMS)}, got {form!r}")
+    if num_lanes < 1:
+        raise ValueError(f"num_lanes must be at least 1, got {num_lanes}")
+    for lane in lanes:
+        if lane.first < 0 or lane.count < 1 or lane.first + lane.count > len(images):
+            raise ValueError(
+                f"lane {lane.name} wants images {lane.first} .. {lane.first + lane.count} of {len(images)}"
+            )
+    if record is None and device.type == "cuda":
+        record = graphs.record
+    pool = _Pool(images.to(device), labels.to(device), cnn, num_classes, config)
+    waiting = deque(lanes)
+    stack = _Stack(pool, min(num_lanes, len(lanes)), form, record)
+    while waiting or stack.running:
+        for slot in range(stack.size):
+            if stack.lanes[slot] is None and waiting:
+                stack.put(slot, waiting.popleft())
+        running = stack.running
+        if not waiting and len(running) <= stack.size // 2:
+            stack = stack.narrowed()  # or half of the work would be for nothing
+            running = stack.running
+        if not _run(stack, min(BLOCK, *(state.remaining for state in running))):
+            # Some of its weights may have moved and others not: what was running starts again, to the same result.
+            waiting.extendleft(state.lane for state in reversed(running))
+            size = stack.size // 2
+            del stack
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            stack = _Stack(pool, size, form, record)
+            continue
+        for slot, state in enumerate(stack.lanes):
+            if state is None:
+                continue
+            if progress is not None:
+                progress(state.lane, state.step, f"epoch {state.epoch}")
+            if state.remaining == 0:
+                on_trained(state.lane, stack.take(slot))
+
+
+def time_lanes(
+    form: LaneForm,
+    num_lanes: int,
+    config: ClassifierConfig,
+    *,
+    num_classes: int,
+    cnn: CnnConfig,
+    device: torch.device,
+    seconds: float,
+    record: Record | None = None,
+) -> float:
+    """Train `num_lanes` networks on noise for about `seconds`: images that all of them took in a second.
+
+    Arguments are those of `train_lanes`.
+
+    Raises:
+        EnvironmentProblem: Memory ran out.
+    """
+    images = torch.rand(config.batch_size, 1, cnn.image_size, cnn.image_size, device=device)
+    labels = torch.arange(config.batch_size, device=device) % num_classes
+    endless = config.model_copy(update={"steps": 2**40, "learning_rate": 1e-6})
+    if record is None and device.type == "cuda":
+        record = graphs.record
+    stack = _Stack(_Pool(images, labels, cnn, num_classes, endless), num_lanes, form, record)
+    for slot in range(num_lanes):
+        stack.put(slot, Lane("", 0, len(images), slot))
+    steps, block, elapsed = 0, 1, 0.0
+    try:
+        stack.run(1)
+        started = _now(device)
+        while elapsed < seconds:
+            stack.run(block)
+            steps, block = steps + block, min(2 * block, BLOCK)
+            elapsed = _now(device) - started
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise EnvironmentProblem("num_lanes", f"memory ran out with {num_lanes}", "Use fewer") from error
+    return steps * num_lanes * config.batch_size / elapsed
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _run(stack: _Stack, steps: int) -> bool:
+    """Take steps; False where memory ran out and fewer lanes may help."""
+    try:
+        stack.run(steps)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if stack.size == 1:
+            raise EnvironmentProblem(
+                "batch_size",
+                "memory ran out with one network at a time",
+                "Use a smaller batch or group, or close what else uses the device",
+            ) from error
+        return False
+    return True
+
+
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    images: Tensor
+    labels: Tensor
+    cnn: CnnConfig
+    num_classes: int
+    config: ClassifierConfig
+
+
+@dataclass(eq=False)
+class _Running:
+    """Where a lane is."""
+
+    lane: Lane
+    batch_size: int
+    total: int
+    step: int = 0
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    rows: list[Tensor] = field(default_factory=list)
+
+    @property
+    def remaining(self) -> int:
+        return self.total - self.step
+
+    @property
+    def per_epoch(self) -> int:
+        return math.ceil(self.lane.count / self.batch_size)
+
+    @property
+    def epoch(self) -> int:
+        return (self.step - 1) // self.per_epoch + 1
+
+    def choose(self, steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The images of the next steps in the pool, int64 [steps, B], and 1 or 0 for those that fill up a batch."""
+        parts, step, end = [], self.step, self.step + steps
+        while step < end:
+            epoch, place = divmod(step, self.per_epoch)
+            if place == 0 or not len(self.order):
+                order = draw_order(self.lane.seed, epoch, self.lane.count, device)
+                self.order = functional.pad(order, (0, self.per_epoch * self.batch_size - self.lane.count), value=-1)
+            taken = min(self.per_epoch - place, end - step)
+            parts.append(self.order.view(-1, self.batch_size)[place : place + taken])
+            step += taken
+        chosen = torch.cat(parts)
+        return chosen.clamp_min(0) + self.lane.first, (chosen >= 0).float()
+
+
+class _Stack:
+    """Networks of one shape, stacked: weights [lanes, ...], and one step that advances all of them."""
+
+    def __init__(self, pool: _Pool, size: int, form: LaneForm, record: Record | None) -> None:
+        cnn, batch, device = pool.cnn, pool.config.batch_size, pool.images.device
+        self._pool, self._form, self._record = pool, form, record
+        self.size = size
+        self.lanes: list[_Running | None] = [None] * size
+        self._like = build_classifier(cnn, pool.num_classes, 0).train()
+        self._weights = {name: _stacked(weight, size, device) for name, weight in self._like.named_parameters()}
+        self._optimizer = build_optimizer(self._weights.values(), pool.config)
+        self._mean = torch.zeros(size, 1, 1, 1, 1, device=device)
+        # What a block of steps works on, read at `_at`, which every step moves on.
+        self._at = torch.zeros(1, dtype=torch.int64, device=device)
+        self._chosen = torch.zeros(BLOCK, size, batch, dtype=torch.int64, device=device)
+        self._counts = torch.zeros(BLOCK, size, batch, device=device)
+        self._kept = torch.ones(BLOCK, size, batch, cnn.dense, dtype=torch.bool, device=device)
+        self._rows = torch.zeros(BLOCK, size, 2, device=device)
+        self._graph: Graph | None = None
+        self._warm = False
+
+    @property
+    def running(self) -> list[_Running]:
+        return [state for state in self.lanes if state is not None]
+
+    def put(self, slot: int, lane: Lane) -> None:
+        """Begin a training."""
+        pool = self._pool
+        model = build_classifier(pool.cnn, pool.num_classes, lane.seed)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                self._weights[name][slot] = weight.to(pool.images.device)
+            for momentum in self._momenta():
+                momentum[slot] = 0
+            mean = pool.images[lane.first : lane.first + lane.count].mean(dtype=torch.float64)
+            self._mean[slot] = mean
+        self.lanes[slot] = _Running(lane, pool.config.batch_size, pool.config.num_steps(lane.count))
+
+    def take(self, slot: int) -> TrainedClassifier:
+        """End a training: its classifier."""
+        state, pool = self.lanes[slot], self._pool
+        assert state is not None
+        self.lanes[slot] = None
+        self._counts[:, slot] = 0
+        model = build_classifier(pool.cnn, pool.num_classes, 0).to(pool.images.device)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.copy_(self._weights[name][slot])
+        lane = state.lane
+        mean = float(pool.images[lane.first : lane.first + lane.count].mean(dtype=torch.float64))
+        return finish_training(model, mean, torch.cat(state.rows), lane.count, pool.config)
+
+    def narrowed(self) -> _Stack:
+        """The same with as many slots as trainings are running."""
+        kept = [slot for slot, state in enumerate(self.lanes) if state is not None]
+        stack = _Stack(self._pool, len(kept), self._form, self._record)
+        stack.lanes = [self.lanes[slot] for slot in kept]
+        stack._warm_up()
+        with torch.no_grad():
+            for name, weight in stack._weights.items():
+                weight.copy_(self._weights[name][kept])
+            for new, old in zip(stack._momenta(), self._momenta(), strict=True):
+                new.copy_(old[kept])
+            stack._mean.copy_(self._mean[kept])
+        return stack
+
+    def run(self, steps: int) -> None:
+        """Take steps of every running training, no more than the shortest has left."""
+        pool, device = self._pool, self._pool.images.device
+        self._warm_up()
+        for slot, state in enumerate(self.lanes):
+            if state is None:
+                continue
+            self._chosen[:steps, slot], self._counts[:steps, slot] = state.choose(steps, device)
+            if pool.cnn.dropout:
+                numbers = torch.arange(state.step, state.step + steps, device=device)
+                batch, cnn = pool.config.batch_size, pool.cnn
+                self._kept[:steps, slot] = draw_kept(state.lane.seed, numbers, batch, cnn.dense, cnn.dropout, device)
+        self._at.zero_()
+        for _ in range(steps):
+            if self._graph is None:
+                self._step()
+            else:
+                self._graph.replay()
+        for slot, state in enumerate(self.lanes):
+            if state is not None:
+                state.rows.append(self._rows[:steps, slot].clone())
+                state.step += steps
+
+    def _warm_up(self) -> None:
+        """Steps in which no image counts: no weight moves, momenta come into being, and a graph can be recorded."""
+        if self._warm:
+            return
+        self._counts.zero_()
+        for _ in range(WARM_UP if self._record else 1):
+            self._at.zero_()
+            beside(self._step, self._at.device)
+        if self._record is not None:
+            self._at.zero_()
+            self._graph = self._record(self._step)
+        self._warm = True
+
+    def _momenta(self) -> list[Tensor]:
+        states = (self._optimizer.state[weight] for weight in self._weights.values())
+        return [state["momentum_buffer"] for state in states if state.get("momentum_buffer") is not None]
+
+    def _step(self) -> Tensor:
+        pool, cnn = self._pool, self._pool.cnn
+        chosen, counts, kept = (part.index_select(0, self._at)[0] for part in (self._chosen, self._counts, self._kept))
+        images = pool.images[chosen] - self._mean  # [L, B, 1, S, S]
+        targets = pool.labels[chosen]  # [L, B]
+        with precision(pool.config, images.device):
+            logits = lane_logits(self._form, self._weights, images, kept if cnn.dropout else None, self._like)
+        losses = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        sums = (losses.view_as(counts) * counts).sum(1)
+        self._optimizer.zero_grad(set_to_none=True)
+        (sums / counts.sum(1).clamp_min(1)).sum().backward()
+        self._optimizer.step()
+        correct = ((logits.detach().argmax(2) == targets) * counts).sum(1)
+        self._rows.index_copy_(0, self._at, torch.stack([sums.detach(), correct], 1)[None])
+        self._at += 1
+        return sums
+
+
+def _stacked(weight: Tensor, size: int, device: torch.device) -> nn.Parameter:
+    """Room for `size` of a weight, each laid out as it is."""
+    room = torch.zeros(size, weight.numel(), device=device)
+    return nn.Parameter(room.as_strided((size, *weight.shape), (weight.numel(), *weight.stride())))
+
+
+def lane_logits(
+    form: LaneForm, weights: Mapping[str, Tensor], images: Tensor, kept: Tensor | None, like: LesionCnn
+) -> Tensor:
+    """Compute the logits of each lane's images.
+
+    Args:
+        form: See `train_lanes`.
+        weights: By name, [L, ...].
+        images: [L, B, 1, S, S], means subtracted.
+        kept: bool [L, B, dense], what dropout keeps; None: everything.
+        like: A network of the lanes' shape.
+
+    Returns:
+        [L, B, classes].
+    """
+    if form == "separate":
+        return _separate(weights, images, kept, like)
+    return (_grouped if form == "grouped" else _matmul)(weights, images, kept, like.config)
+
+
+def _separate(weights: Mapping[str, Tensor], images: Tensor, kept: Tensor | None, like: LesionCnn) -> Tensor:
+    """By the network itself, lane after lane; on a GPU each on a stream of its own."""
+    of_lane = {name: weight.unbind() for name, weight in weights.items()}
+    cuda = images.is_cuda
+    here = torch.cuda.current_stream(images.device) if cuda else None
+    logits, streams = [], []
+    for lane, shown in enumerate(images.unbind()):
+        own = {name: parts[lane] for name, parts in of_lane.items()}
+        arguments = (shown.contiguous(memory_format=torch.channels_last), None if kept is None else kept[lane])
+        if here is None:
+            logits.append(torch.func.functional_call(like, own, arguments))
+            continue
+        stream = _stream(images.device, lane)
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            logits.append(torch.func.functional_call(like, own, arguments))
+        streams.append(stream)
+    for stream in streams:
+        assert here is not None
+        here.wait_stream(stream)
+    return torch.stack(logits)
+
+
+_streams: dict[tuple[torch.device, int], torch.cuda.Stream] = {}
+
+
+def _stream(device: torch.device, lane: int) -> torch.cuda.Stream:
+    key = (device, lane)
+    if key not in _streams:
+        _streams[key] = torch.cuda.Stream(device)
+    return _streams[key]
+
+
+def _grouped(weights: Mapping[str, Tensor], images: Tensor, kept: Tensor | None, cnn: CnnConfig) -> Tensor:
+    """The lanes are the groups of grouped convolutions."""
+    lanes = len(images)
+    x = images.transpose(0, 1).flatten(1, 2).contiguous(memory_format=torch.channels_last)  # [B, L, S, S]
+    for i in range(len(cnn.channels)):
+        weight, bias = weights[f"convolutions.{i}.weight"], weights[f"convolutions.{i}.bias"]
+        x = functional.conv2d(x, weight.flatten(0, 1), bias.flatten(), groups=lanes)
+        x = functional.relu(functional.max_pool2d(x, cnn.pool))
+    return _dense(weights, x.unflatten(1, (lanes, -1)).transpose(0, 1).flatten(2), kept, cnn)
+
+
+def _matmul(weights: Mapping[str, Tensor], images: Tensor, kept: Tensor | None, cnn: CnnConfig) -> Tensor:
+    """Convolutions as products of unfolded images."""
+    lanes, batch = images.shape[:2]
+    x = images.flatten(0, 1).permute(0, 2, 3, 1)  # [L B, S, S, 1], channels last from here on
+    for i in range(len(cnn.channels)):
+        weight, bias = weights[f"convolutions.{i}.weight"], weights[f"convolutions.{i}.bias"]
+        patches = x.unfold(1, cnn.kernel, 1).unfold(2, cnn.kernel, 1).permute(0, 1, 2, 4, 5, 3)  # [L B, H, W, k, k, C]
+        height, width = patches.shape[1:3]
+        kernels = weight.permute(0, 3, 4, 2, 1).flatten(1, 3)  # [L, k k C, O]
+        y = torch.baddbmm(bias[:, None], patches.reshape(lanes, batch * height * width, -1), kernels)
+        y = y.view(lanes * batch, height, width, -1).permute(0, 3, 1, 2)
+        x = functional.relu(functional.max_pool2d(y, cnn.pool)).permute(0, 2, 3, 1)
+    return _dense(weights, x.permute(0, 3, 1, 2).reshape(lanes, batch, -1), kept, cnn)
+
+
+def _dense(weights: Mapping[str, Tensor], x: Tensor, kept: Tensor | None, cnn: CnnConfig) -> Tensor:
+    """The two dense layers on [L, B, features]."""
+    x = functional.relu(torch.baddbmm(weights["dense.bias"][:, None], x, weights["dense.weight"].mT))
+    if kept is not None:
+        x = drop(x, kept, cnn.dropout)
+    return torch.baddbmm(weights["output.bias"][:, None], x, weights["output.weight"].mT)
