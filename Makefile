@@ -55,7 +55,7 @@ $(VENV)/.bench: $(VENV)/.installed
 bench: $(VENV)/.bench
 	$(BIN)/python -m pytest -q benchmarks -o python_files="bench_*.py" --benchmark-columns=median,min,max -s
 	$(BIN)/python -m benchmarks.scaling
-	$(BIN)/python -m benchmarks.table README.md
+	$(BIN)/python -m benchmarks.table README.md docs/gans.md
 
 # Every file with a test that a GPU runs; they need torch, NumPy and what tests are made with, and no more.
 GPU_TESTS := $(addprefix tests/test_,batches.py cuda.py cuda_tiled.py gradients.py plan.py resample.py \

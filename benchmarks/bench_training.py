@@ -1,12 +1,15 @@
 """Training steps of the paper's networks: ours, the same written plainly, and as a loop over a DataLoader.
 
-The plain loops are what a textbook has: contiguous tensors, ReLU before pooling, fakes made twice and the gradients of
-the discriminator's weights made in the generator's step too. All compute the same (tests/test_gan_training.py,
-test_cnn.py). Floors: the step's floating-point operations over what one large matrix product reaches here.
+Ours are timed as they are used, `train_classifier` and `train_step`; in bfloat16 too where the machine computes in it,
+and on a GPU as CUDA graphs and in lanes. The plain loops are what a textbook has: contiguous tensors, ReLU before
+pooling, fakes made twice and the gradients of the discriminator's weights made in the generator's step too. All compute
+the same (tests/test_gan_training.py, test_cnn.py, test_lanes.py). Floors: the floating-point operations of a step over
+what one large matrix product reaches here.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -18,11 +21,14 @@ from torch.utils.data import DataLoader, TensorDataset
 import lesionaug as la
 from lesionaug.augment.speed import fold, median_seconds
 from lesionaug.experiment.gan_config import gan_preset
-from lesionaug.models.cnn import CnnConfig, LesionCnn
+from lesionaug.models.cnn import CnnConfig
 from lesionaug.models.dcgan import Discriminator, Generator
+from lesionaug.training.classifier import ClassifierConfig, train_classifier
 from lesionaug.training.draws import draw_classes, draw_noise
 from lesionaug.training.gan import Gan, train_step
 from lesionaug.training.gan_batches import FlyingBatches, PoolBatches
+from lesionaug.training.graphs import WARM_UP, GraphedSteps, record
+from lesionaug.training.lanes import BLOCK, LANE_FORMS, Lane, LanePool, LaneStack
 
 BATCH = 64
 CNN_FLOP = 168e6  # forward and backward of an image: three times 56.8 MFLOP less the gradient to the image
@@ -42,8 +48,9 @@ def peak(device):
 def stepped(device, timed, peak):
     """Time a step of `BATCH` images and note its share of the floor."""
 
-    def run(step, flop):
-        timed(step, outputs=BATCH, size=64, floor_s=BATCH * flop / peak, peak_gflops=peak / 1e9)
+    def run(step, flop, steps=1, networks=1):
+        images = BATCH * steps * networks
+        timed(step, outputs=images, size=64, steps=steps, floor_s=images * flop / peak, peak_gflops=peak / 1e9)
 
     return run
 
@@ -69,12 +76,12 @@ class PlainCnn(nn.Module):
         return self.layers(x)
 
 
-def cnn_step(model, batches, layout):
+def plain_cnn_step(model, batches):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, nesterov=True)
 
     def step():
         x, y = next(batches)
-        loss = functional.cross_entropy(model(x.contiguous(memory_format=layout)), y)
+        loss = functional.cross_entropy(model(x), y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -98,16 +105,42 @@ def from_loader(device):
             yield x.to(device), y.to(device)
 
 
-@pytest.mark.parametrize("how", ["ours", "plain", "dataloader"])
+def skip_where_it_cannot_be_ours(how, device):
+    if how == "graphs" and device.type != "cuda":
+        pytest.skip("CUDA graphs need a GPU")
+    if how == "bf16" and device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("this processor does not compute in bfloat16")
+
+
+@pytest.mark.parametrize("how", ["ours", "bf16", "plain", "dataloader"])
 def test_cnn_step(device, stepped, how):
+    skip_where_it_cannot_be_ours(how, device)
     torch.manual_seed(0)
-    if how == "ours":
-        model = nn.utils.convert_conv2d_weight_memory_format(LesionCnn(CnnConfig(), 3).to(device), torch.channels_last)
-        step = cnn_step(model, from_pool(device), torch.channels_last)
-    else:
-        batches = from_pool(device) if how == "plain" else from_loader(device)
-        step = cnn_step(PlainCnn().to(device), batches, torch.contiguous_format)
-    stepped(step, CNN_FLOP)
+    if how in ("ours", "bf16"):
+        steps = 200 if device.type == "cuda" else 10
+        config = ClassifierConfig(steps=steps, bf16=how == "bf16")
+        images, labels = pool(device)
+        stepped(lambda: train_classifier(images, labels, config, num_classes=3, seed=0, device=device), CNN_FLOP, steps)
+        return
+    batches = from_pool(device) if how == "plain" else from_loader(device)
+    stepped(plain_cnn_step(PlainCnn().to(device), batches), CNN_FLOP)
+
+
+@pytest.mark.parametrize("num_lanes", [4, 16, 32])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("form", LANE_FORMS)
+def test_cnn_lanes(device, stepped, form, precision, num_lanes):
+    """Several networks at once, on a GPU in one CUDA graph; a step of all of them, or as many as a block has."""
+    if device.type == "cpu" and (num_lanes > 4 or precision == "bf16"):
+        pytest.skip("on the CPU, four lanes show how they compare")
+    config = ClassifierConfig(steps=2**40, bf16=precision == "bf16")
+    stack = LaneStack(
+        LanePool(*pool(device), CnnConfig(), 3, config), num_lanes, form, record if device.type == "cuda" else None
+    )
+    for slot in range(num_lanes):
+        stack.put(slot, Lane("", 0, POOL, slot))
+    steps = BLOCK if device.type == "cuda" else 1
+    stepped(lambda: stack.run(steps), CNN_FLOP, steps, num_lanes)
 
 
 def plain_gan_step(config, batches, device):
@@ -142,17 +175,22 @@ def plain_gan_step(config, batches, device):
     return step
 
 
-@pytest.mark.parametrize("how", ["ours", "plain", "dataloader"])
+@pytest.mark.parametrize("how", ["ours", "bf16", "graphs", "graphs-bf16", "plain", "dataloader"])
 @pytest.mark.parametrize("kind", ["dcgan", "acgan"])
 def test_gan_step(device, stepped, kind, how):
+    for part in how.split("-"):
+        skip_where_it_cannot_be_ours(part, device)
     torch.manual_seed(0)
     config = gan_preset("paper", kind).gan
-    if how == "ours":
-        gan = Gan.build(config, 3, 0, device)
+    if how not in ("plain", "dataloader"):
+        gan = Gan.build(config.model_copy(update={"bf16": "bf16" in how}), 3, 0, device)
         batches = PoolBatches(*pool(device), BATCH, 0)
+        take = GraphedSteps(gan) if "graphs" in how else functools.partial(train_step, gan)
+        for _ in range(WARM_UP + 1 if "graphs" in how else 0):
+            take(*batches.batch(gan.step))
 
         def step():
-            train_step(gan, *batches.batch(gan.step))
+            take(*batches.batch(gan.step))
 
     else:
         step = plain_gan_step(config, from_pool(device) if how == "plain" else from_loader(device), device)

@@ -16,7 +16,7 @@ import torch
 import lesionaug as la
 from benchmarks.rivals import RIVALS
 from benchmarks.sources import RESULTS, cuda_hash, source_hash
-from benchmarks.table import FLOOR, text
+from benchmarks.table import FLOOR, table, text
 from lesionaug.augment import native
 
 
@@ -139,7 +139,7 @@ def pytest_sessionfinish(session, exitstatus):
     }
     print(f"\n{about['device']}, {about['threads']} threads, torch {about['torch']}\n")
     if FLOOR in rows:
-        print(text(found) + "\n")
+        print(text(table(found)) + "\n")
     for name, row in rows.items():
         more = f"  {row['over_forward']:.1f} forward passes" if "over_forward" in row else ""
         print(f"{name:44} {row['median_s'] * 1e3:10.2f} ms {row['outputs_per_s']:12,.0f} outputs/s{more}")

@@ -1,8 +1,8 @@
-"""The results of `make bench` on this machine as a table: in the terminal, and in README.md between its two marks.
+"""The results of `make bench` on this machine as tables: in the terminal, and in files between their two marks.
 
-    python -m benchmarks.table [README.md]
+    python -m benchmarks.table [README.md docs/gans.md]
 
-Without a file it prints only.
+Without files it prints only.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from typing import Any
 
 import torch
 
+from benchmarks import training_table
 from benchmarks.sources import RESULTS
 
-BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
+MARKS = {  # what stands between two marks
+    "operator": ("<!-- make bench: begin -->", "<!-- make bench: end -->"),
+    "training": ("<!-- make bench, training: begin -->", "<!-- make bench, training: end -->"),
+}
 FRESH, STORED = "the same into fresh memory", "the same from int16 with a window"
 SECTIONS = (  # ours, what it is called, what else is shown of it, and whether its rivals are antialiased
     (
@@ -106,9 +110,8 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", below] if below else lines)
 
 
-def text(found: dict[str, Any]) -> str:
-    """The table for a terminal."""
-    cells = table(found)
+def text(cells: list[list[str]]) -> str:
+    """A table for a terminal."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = []
     for row in cells:
@@ -118,13 +121,23 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def refresh(readme: Path, found: dict[str, Any]) -> None:
-    """Put the table between the two marks of `readme`; what stands outside them is left as it is."""
-    whole = readme.read_text()
-    if whole.count(BEGIN) != 1 or whole.count(END) != 1 or whole.index(BEGIN) > whole.index(END):
-        raise SystemExit(f"{readme.name}: the table's place must be marked once by {BEGIN} and {END}")
-    before, rest = whole.split(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{markdown(found)}\n{END}{rest.split(END)[1]}")
+def refresh(file: Path, found: dict[str, Any]) -> None:
+    """Put each table between its two marks in `file`; what stands outside them is left as it is.
+
+    Raises:
+        SystemExit: No marks, or marks that do not make a place.
+    """
+    whole = file.read_text()
+    there = {name: marks for name, marks in MARKS.items() if any(mark in whole for mark in marks)}
+    if not there:
+        raise SystemExit(f"{file.name}: no place is marked for a table, as by {' and '.join(MARKS['operator'])}")
+    for name, (begin, end) in there.items():
+        if whole.count(begin) != 1 or whole.count(end) != 1 or whole.index(begin) > whole.index(end):
+            raise SystemExit(f"{file.name}: the table's place must be marked once by {begin} and {end}")
+        block = markdown(found) if name == "operator" else training_table.markdown(found)
+        before, rest = whole.split(begin)
+        whole = f"{before}{begin}\n{block}\n{end}{rest.split(end)[1]}"
+    file.write_text(whole)
 
 
 def main(arguments: list[str]) -> None:
@@ -132,7 +145,10 @@ def main(arguments: list[str]) -> None:
 
     file = RESULTS / f"{slug(machine(torch.device('cpu'))['device'])}.json"
     found = json.loads(file.read_text()) | {"file": file.name}
-    print(text(found))
+    print(text(table(found)))
+    if training_table.rows_of(found["results"]):
+        print(text(training_table.table(found["results"])))
+        print(training_table.below_the_table(found["results"]))
     if found["rivals_missing"]:
         print(f"not installed, so not compared: {', '.join(found['rivals_missing'])}")
     for readme in arguments:

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import sources, table
+from benchmarks import sources, table, training_table
 from lesionaug import environment
 from lesionaug.augment import native
 from tests.conftest import REPOSITORY
@@ -56,7 +56,7 @@ def test_the_table_holds_every_rival_those_that_win_too():
     assert cells["Fast (5.0, coarse)"][-1] == "0.7"
     assert cells["Two (5.0)"][-1] == "3.0"
     assert cells["the same into fresh memory"][-1] == ""
-    assert len({len(line) for line in table.text(FOUND).splitlines()}) == 1
+    assert len({len(line) for line in table.text(table.table(FOUND)).splitlines()}) == 1
 
 
 def test_what_stands_below_the_table():
@@ -78,18 +78,57 @@ def test_what_stands_below_the_table():
 
 def test_the_table_replaces_what_stands_between_the_marks_and_nothing_else(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{table.BEGIN}\nstale\n{table.END}\nafter\n")
+    begin, end = table.MARKS["operator"]
+    readme.write_text(f"before\n{begin}\nstale\n{end}\nafter\n")
     for _ in range(2):
         table.refresh(readme, FOUND)
         text = readme.read_text()
-        assert text.startswith(f"before\n{table.BEGIN}\nAMD EPYC, 2 threads")
-        assert text.endswith(f"|\n{table.END}\nafter\n")
+        assert text.startswith(f"before\n{begin}\nAMD EPYC, 2 threads")
+        assert text.endswith(f"|\n{end}\nafter\n")
         assert "stale" not in text
         assert "make bench`\n(`benchmarks/results/amd-epyc.json`)" in text
-    readme.write_text("no marks")
-    with pytest.raises(SystemExit, match="marked once"):
-        table.refresh(readme, FOUND)
-    assert readme.read_text() == "no marks"
+    for wrong, message in (
+        ("no marks", "no place is marked"),
+        (f"{begin} alone", "marked once"),
+        (end + begin, "marked"),
+    ):
+        readme.write_text(wrong)
+        with pytest.raises(SystemExit, match=message):
+            table.refresh(readme, FOUND)
+        assert readme.read_text() == wrong
+
+
+STEPS = {
+    "cnn_step[ours]": {"outputs_per_s": 640.0, "median_s": 1.0, "floor_s": 0.5, "peak_gflops": 100.0},
+    "cnn_step[dataloader]": {"outputs_per_s": 320.0, "median_s": 0.2, "floor_s": 0.02, "peak_gflops": 100.0},
+    "cnn_lanes[grouped-bf16-16]": {"outputs_per_s": 1280.0, "median_s": 1.0, "floor_s": 0.8, "peak_gflops": 100.0},
+    "gan_step[dcgan-ours]": {"outputs_per_s": 16.0, "median_s": 4.0, "floor_s": 1.0, "peak_gflops": 100.0},
+    "gan_step[dcgan-dataloader]": {"outputs_per_s": 8.0, "median_s": 8.0, "floor_s": 1.0, "peak_gflops": 100.0},
+    "training_batch[pool]": {"outputs_per_s": 1.0, "median_s": 0.001},
+    "training_batch[fly]": {"outputs_per_s": 1.0, "median_s": 0.04},
+}
+
+
+def test_the_table_of_training(tmp_path):
+    assert training_table.table(STEPS)[1:] == [
+        ["**CNN, lesionaug**", "100.00", "640", "50 %", "2.00"],
+        ["CNN, plain loop over a DataLoader", "200.00", "320", "10 %", "1.00"],
+        ["CNN, lesionaug, 16 lanes, grouped, bfloat16", "50.00", "1,280", "80 %", "4.00"],
+        ["**DCGAN, lesionaug**", "4,000.00", "16", "25 %", "2.00"],
+        ["DCGAN, plain loop over a DataLoader", "8,000.00", "8", "12 %", "1.00"],
+    ]
+    below = training_table.below_the_table(STEPS)
+    assert "1.00 ms, one augmented for the step 40.00 ms (1.0 % of the fastest DCGAN step)" in below
+    # 1.5 M steps of 50 ms and 33,200 of 4 s; of 200 ms and 8 s over a DataLoader
+    assert "take 57.72 hours in the fastest way, 157.11 over a DataLoader" in below
+    docs = tmp_path / "gans.md"
+    begin, end = table.MARKS["training"]
+    docs.write_text(f"before\n{begin}\nstale\n{end}\nafter\n")
+    table.refresh(docs, FOUND | {"results": STEPS})
+    text = docs.read_text()
+    assert text.startswith(f"before\n{begin}\nAMD EPYC, 2 threads")
+    assert "| **CNN, lesionaug** | 100.00 |" in text
+    assert text.endswith(f"{below}\n{end}\nafter\n")
 
 
 def result_of_a_gpu(**changes):

@@ -13,7 +13,7 @@ from lesionaug.training.draws import draw_kept
 from lesionaug.training.gan import Gan, GanConfig, train_step
 from lesionaug.training.gan_batches import PoolBatches
 from lesionaug.training.graphs import GraphedSteps
-from lesionaug.training.lanes import LANE_FORMS, Lane, lane_logits, train_lanes
+from lesionaug.training.lanes import LANE_FORMS, Lane, LaneStack, lane_logits, train_lanes
 
 CNN = CnnConfig(channels=(4, 8, 8), dense=16)
 CONFIG = ClassifierConfig(batch_size=16, epochs=4, learning_rate=0.005)
@@ -105,7 +105,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_that_runs_out_halves_the_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, tried = lanes_module._Stack._step, []
+    steps, tried = LaneStack._step, []
 
     def step(stack):
         tried.append(stack.size)
@@ -113,7 +113,7 @@ def test_memory_that_runs_out_halves_the_lanes(monkeypatch: pytest.MonkeyPatch) 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return steps(stack)
 
-    monkeypatch.setattr(lanes_module._Stack, "_step", step)
+    monkeypatch.setattr(LaneStack, "_step", step)
     done = together(form="separate", num_lanes=4)
     assert {4, 2, 1} == set(tried)
     for lane in LANES:
@@ -122,7 +122,7 @@ def test_memory_that_runs_out_halves_the_lanes(monkeypatch: pytest.MonkeyPatch) 
     def never(stack):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(lanes_module._Stack, "_step", never)
+    monkeypatch.setattr(LaneStack, "_step", never)
     with pytest.raises(EnvironmentProblem, match="one network at a time"):
         together()
 
@@ -131,7 +131,7 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
     def step(stack):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(lanes_module._Stack, "_step", step)
+    monkeypatch.setattr(LaneStack, "_step", step)
     with pytest.raises(RuntimeError, match="something else"):
         together()
 

@@ -106,9 +106,9 @@ def train_lanes(
             )
     if record is None and device.type == "cuda":
         record = graphs.record
-    pool = _Pool(images.to(device), labels.to(device), cnn, num_classes, config)
+    pool = LanePool(images.to(device), labels.to(device), cnn, num_classes, config)
     waiting = deque(lanes)
-    stack = _Stack(pool, min(num_lanes, len(lanes)), form, record)
+    stack = LaneStack(pool, min(num_lanes, len(lanes)), form, record)
     while waiting or stack.running:
         for slot in range(stack.size):
             if stack.lanes[slot] is None and waiting:
@@ -124,7 +124,7 @@ def train_lanes(
             del stack
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            stack = _Stack(pool, size, form, record)
+            stack = LaneStack(pool, size, form, record)
             continue
         for slot, state in enumerate(stack.lanes):
             if state is None:
@@ -158,7 +158,7 @@ def time_lanes(
     endless = config.model_copy(update={"steps": 2**40, "learning_rate": 1e-6})
     if record is None and device.type == "cuda":
         record = graphs.record
-    stack = _Stack(_Pool(images, labels, cnn, num_classes, endless), num_lanes, form, record)
+    stack = LaneStack(LanePool(images, labels, cnn, num_classes, endless), num_lanes, form, record)
     for slot in range(num_lanes):
         stack.put(slot, Lane("", 0, len(images), slot))
     steps, block, elapsed = 0, 1, 0.0
@@ -182,7 +182,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _run(stack: _Stack, steps: int) -> bool:
+def _run(stack: LaneStack, steps: int) -> bool:
     """Take steps; False where memory ran out and fewer lanes may help."""
     try:
         stack.run(steps)
@@ -200,7 +200,17 @@ def _run(stack: _Stack, steps: int) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pool:
+class LanePool:
+    """What all lanes share.
+
+    Attributes:
+        images: [N, 1, S, S] float32 in (0, 1), on the device.
+        labels: int64 [N].
+        cnn: Sizes of the networks.
+        num_classes: Their outputs.
+        config: Of every training.
+    """
+
     images: Tensor
     labels: Tensor
     cnn: CnnConfig
@@ -246,10 +256,17 @@ class _Running:
         return chosen.clamp_min(0) + self.lane.first, (chosen >= 0).float()
 
 
-class _Stack:
-    """Networks of one shape, stacked: weights [lanes, ...], and one step that advances all of them."""
+class LaneStack:
+    """Networks of one shape, stacked: weights [lanes, ...], and one step that advances all of them.
 
-    def __init__(self, pool: _Pool, size: int, form: LaneForm, record: Record | None) -> None:
+    Args:
+        pool: Images and what is common to all.
+        size: Lanes.
+        form: See `train_lanes`.
+        record: What records a step to repeat it, or None.
+    """
+
+    def __init__(self, pool: LanePool, size: int, form: LaneForm, record: Record | None) -> None:
         cnn, batch, device = pool.cnn, pool.config.batch_size, pool.images.device
         self._pool, self._form, self._record = pool, form, record
         self.size = size
@@ -269,6 +286,7 @@ class _Stack:
 
     @property
     def running(self) -> list[_Running]:
+        """The trainings that have a lane."""
         return [state for state in self.lanes if state is not None]
 
     def put(self, slot: int, lane: Lane) -> None:
@@ -298,10 +316,10 @@ class _Stack:
         mean = float(pool.images[lane.first : lane.first + lane.count].mean(dtype=torch.float64))
         return finish_training(model, mean, torch.cat(state.rows), lane.count, pool.config)
 
-    def narrowed(self) -> _Stack:
+    def narrowed(self) -> LaneStack:
         """The same with as many slots as trainings are running."""
         kept = [slot for slot, state in enumerate(self.lanes) if state is not None]
-        stack = _Stack(self._pool, len(kept), self._form, self._record)
+        stack = LaneStack(self._pool, len(kept), self._form, self._record)
         stack.lanes = [self.lanes[slot] for slot in kept]
         stack._warm_up()
         with torch.no_grad():
