@@ -12,6 +12,7 @@ import shutil
 from collections import Counter, defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import manifest_sha256, save_rois
 from lesionaug.errors import ConfigError, DataError
+from lesionaug.evaluation.statistics import bootstrap_difference
 from lesionaug.experiment.config import resolve_config
 from lesionaug.experiment.numbers import collect_numbers
 from lesionaug.experiment.pictures import write_pictures
@@ -315,9 +317,60 @@ def recount(run: Path, classes: tuple[str, ...]) -> dict[str, str]:
         expected[f"{key}.weighted_specificity"] = pct(sum(s * k for s, k in zip(specificities, sizes, strict=True)) / n)
         expected[f"{key}.macro_sensitivity"] = pct(sum(sensitivities) / len(classes))
         expected[f"{key}.macro_specificity"] = pct(sum(specificities) / len(classes))
+    complete = {
+        size: [s for s in seeds if all((size, s, split) in fold_rows for split in range(3))]
+        for size in config["classic_groups"]
+    }
+    compare(expected, by_group, {size: full for size, full in complete.items() if full})
     if best:
         expected["optimum.size"], expected["optimum.correct"] = f"{best[1]:,}", whole(best[0])
     return expected
+
+
+def compare(expected: dict[str, str], by_group: Any, complete: dict[int, list[int]]) -> None:
+    """Every group against the smallest, by textbook formulas; intervals by the tested function, on our own vectors."""
+
+    def right(size: int, seed: int) -> dict[str, bool]:
+        return {row["lesion_id"]: row["label"] == row["predicted"] for row in by_group[size][seed]}
+
+    (base, *others) = complete or [None]
+    p_values = {}
+    for size in complete:
+        shares = [sum(right(size, seed).values()) / len(right(size, seed)) for seed in complete[size]]
+        expected[f"classic.{size}.seed_deviation"] = "n/a"
+        if len(shares) > 1:
+            mean = sum(shares) / len(shares)
+            deviation = math.sqrt(sum((share - mean) ** 2 for share in shares) / (len(shares) - 1))
+            expected[f"classic.{size}.seed_deviation"] = pct(deviation)
+    for size in others:
+        seeds = [seed for seed in complete[size] if seed in complete[base]]
+        if not seeds:
+            continue
+        lesions = sorted(right(base, seeds[0]))
+        patient = {row["lesion_id"]: row["patient_id"] for row in by_group[base][seeds[0]]}
+        sides = [[[right(group, seed)[lesion] for lesion in lesions] for seed in seeds] for group in (base, size)]
+        gained = sum(b and not a for a, b in zip(sides[0][0], sides[1][0], strict=True))
+        lost = sum(a and not b for a, b in zip(sides[0][0], sides[1][0], strict=True))
+        differ, n, key = gained + lost, len(lesions), f"compare.{size}"
+        tail = sum(math.comb(differ, k) for k in range(min(gained, lost) + 1)) / 2**differ
+        p_values[key] = min(1.0, 2 * tail)
+        interval = bootstrap_difference(*sides, [patient[lesion] for lesion in lesions], seed=0)
+        mean = sum(map(sum, sides[1])) / len(seeds) / n - sum(map(sum, sides[0])) / len(seeds) / n
+        expected[f"{key}.difference"] = f"{100 * mean:+.1f}"
+        expected[f"{key}.difference.low"] = f"{100 * interval.low:+.1f}"
+        expected[f"{key}.difference.high"] = f"{100 * interval.high:+.1f}"
+        expected[f"{key}.gained"], expected[f"{key}.lost"] = str(gained), str(lost)
+        change, discordance = abs(gained - lost) / n, differ / n
+        needed = "n/a"
+        if change:  # Connor 1987
+            z, z_power = 1.959963984540054, 0.8416212335729143
+            wanted = (z * math.sqrt(discordance) + z_power * math.sqrt(discordance - change**2)) ** 2 / change**2
+            needed = f"{math.ceil(wanted):,}"
+        expected[f"{key}.needed_lesions"] = needed
+    adjusted = 0.0
+    for i, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        adjusted = max(adjusted, min(1.0, (len(p_values) - i) * p))
+        expected[f"{key}.p"], expected[f"{key}.p_holm"] = format_number(p, "p"), format_number(adjusted, "p")
 
 
 # The paper's numbers as printed, typed here a second time.
@@ -371,6 +424,7 @@ def test_every_number_equals_a_recount(tmp_path: Path, seeds: tuple[int, ...]) -
         headline |= {f"classic.{size}.confusion.{a}.{b}" for a in CLASSES for b in CLASSES}
         headline |= {f"classic.{size}.macro_sensitivity", f"classic.{size}.weighted_specificity"}
     headline |= {f"classic.{size}.seed.{s}.fold.{k}.correct" for size in GROUPS for s in seeds for k in range(3)}
+    headline |= {f"compare.{size}.{name}" for size in GROUPS[1:] for name in ("difference", "difference.low", "p_holm")}
     assert headline | {key for key in PAPER if ".class." not in key} <= set(page.numbers)
 
 
@@ -380,7 +434,7 @@ def test_numbers_json_and_tables_equal_the_recount(tmp_path: Path) -> None:
     ours = recount(run, CLASSES)
     saved = json.loads((run / "report" / "numbers.json").read_text())["numbers"]
     for key, text in ours.items():
-        styles = {format_number(saved[key], style) for style in ("int", "count", "pct", "seconds")}
+        styles = {format_number(saved[key], style) for style in ("int", "count", "pct", "seconds", "points", "p")}
         assert text in styles, key
     with (run / "report" / "tables" / "confusion.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))

@@ -203,8 +203,15 @@ def _classifier_of_run(run: Path, config: GansConfig, folds: Folds, store_path: 
 
 @torch.no_grad()
 def _features(classifier: TrainedClassifier, images: Tensor) -> FeatureArray:
+    """The direction of the dense layer's features, at a mean square of 1; zero where no unit answers.
+
+    A few lesions with large activations would decide every distance otherwise: blurred training lesions then came out
+    nearer than real held-out ones, and one image more or less changed a distance tenfold.
+    """
     parts = [classifier.model.features(part - classifier.mean) for part in torch.split(images, 256)]
-    return torch.cat(parts).double().numpy()
+    features = torch.cat(parts).double()
+    length = features.norm(dim=1, keepdim=True)
+    return (features * features.shape[1] ** 0.5 / length.clamp_min(1e-12)).numpy()
 
 
 def _evaluate_class(
@@ -236,11 +243,8 @@ def _evaluate_class(
         "blurred training lesions": (_blurred(real), who_train),
         "noise": (torch.rand(images.shape, generator=generator), None),
     }
-    # Scaled so that a training lesion's have a mean square of 1: any classifier's distances are then of one size.
     reference = _features(classifier, real)
-    scale = max(float(np.sqrt((reference**2).mean())), 1e-12)
-    reference = reference / scale
-    features = {key: _features(classifier, shown) / scale for key, (shown, _) in sets.items()}
+    features = {key: _features(classifier, shown) for key, (shown, _) in sets.items()}
     synthetic, of_held = features["synthetic"], features["held-out lesions"]
     kid = {
         key: asdict(kernel_distance(features[key], reference, blocks, who_train, seed=seed))

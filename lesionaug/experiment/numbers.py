@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lesionaug.evaluation.classification import ClassificationSummary, wilson_interval
+from lesionaug.evaluation.statistics import bootstrap_difference, holm, mcnemar, needed_lesions, seed_spread
 from lesionaug.experiment import paper
 from lesionaug.experiment.results import task_name
 
@@ -47,6 +48,11 @@ class Group:
     def complete(self) -> bool:
         """Every model of every seed is there."""
         return len(self.tasks) == self.expected
+
+    def accuracy(self, seed: int) -> float:
+        """Of one complete seed, over all test folds."""
+        parts = [task.labels == task.predicted for task in self.tasks if task.seed == seed]
+        return float(np.concatenate(parts).mean())
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ def collect_numbers(results: RunResults) -> ReportNumbers:
         group = Group(size, f"classic.{size}", tuple(there), len(seeds) * len(splits), full, confusion, capped)
         _count_group(values, group, classes)
         groups.append(group)
+    _compare(values, results, groups)
     optimum = best_group(groups)
     if optimum is not None:
         values["optimum.size"] = optimum
@@ -126,6 +133,40 @@ def collect_numbers(results: RunResults) -> ReportNumbers:
     return ReportNumbers(
         values, tuple(groups), optimum, classes, results.missing("classic"), splits, seeds, results.tasks
     )
+
+
+def _compare(values: dict[str, Number], results: RunResults, groups: Sequence[Group]) -> None:
+    """Every group with the smallest one, on the same lesions; keys `compare.{size}.`.
+
+    The difference is the mean over the seeds both have, its interval draws patients. McNemar's test is of the first of
+    these seeds, for one model of each arm is what it compares; Holm adjusts it for the number of groups.
+    """
+    shown = [group for group in groups if group.seeds]
+    tested: dict[str, float] = {}
+    for group in shown[1:]:
+        seeds = [seed for seed in group.seeds if seed in shown[0].seeds]
+        if not seeds:
+            continue
+        sides = [[results.pooled("classic", size, seed) for seed in seeds] for size in (shown[0].size, group.size)]
+        first, second = ([part.predicted == part.labels for part in side] for side in sides)
+        key, patients = f"compare.{group.size}", sides[0][0].patient_ids
+        values[f"{key}.with"] = shown[0].size
+        difference = bootstrap_difference(first, second, patients, seed=0)
+        values[f"{key}.difference"] = difference.value
+        values[f"{key}.difference.low"], values[f"{key}.difference.high"] = difference.low, difference.high
+        test = mcnemar(first[0], second[0])
+        values[f"{key}.gained"], values[f"{key}.lost"] = test.only_second, test.only_first
+        values[f"{key}.p"] = tested[key] = test.p_value
+        discordance = (test.only_first + test.only_second) / test.num_lesions
+        values[f"{key}.discordance"] = discordance
+        change = (test.only_second - test.only_first) / test.num_lesions
+        values[f"{key}.needed_lesions"] = needed_lesions(change, discordance) if change and discordance < 1 else None
+    if tested:
+        for key, adjusted in zip(tested, holm(list(tested.values())).tolist(), strict=True):
+            values[f"{key}.p_holm"] = adjusted
+    for group in shown:
+        spread = seed_spread([group.accuracy(seed) for seed in group.seeds])
+        values[f"{group.key}.seed_deviation"] = spread.deviation
 
 
 def best_group(groups: Iterable[Group]) -> int | None:

@@ -112,10 +112,14 @@ def format_number(value: Number, style: str) -> str:
     Args:
         value: The number; None is "n/a".
         style: "int" (with thousands), "count" (a whole count, or a mean with one decimal), "pct" (a fraction in
-            percent, one decimal), "seconds" (one decimal).
+            percent, one decimal), "points" (the same with its sign), "p" (a p-value), "seconds" (one decimal).
     """
     if value is None:
         return "n/a"
+    if style == "points":
+        return f"{100 * value:+.1f}"
+    if style == "p":
+        return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
     if style == "pct":
         return f"{100 * value:.1f}"
     if style == "seconds":
