@@ -175,7 +175,7 @@ def _print_evaluation(found: Evaluation) -> None:
         return [name, *(show(numbers) for numbers in found.classes.values())]
 
     def kid(key: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda numbers: _interval(numbers["kid_to_training"][key])
+        return lambda numbers: _interval(numbers["kid_to_training"][key], 3)
 
     def beside(key: str) -> Callable[[Mapping[str, Any]], str]:
         return lambda numbers: _both(numbers["neighbourhoods"], key, ".2f")
@@ -211,8 +211,8 @@ def _percent(numbers: Mapping[str, float]) -> str:
     return f"{numbers['synthetic']:.0%} ({numbers['held-out lesions']:.0%})"
 
 
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+def _interval(value: Mapping[str, float], digits: int = 2) -> str:
+    return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
 def register(app: App) -> None:

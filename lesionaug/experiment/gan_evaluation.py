@@ -211,7 +211,8 @@ def _features(classifier: TrainedClassifier, images: Tensor) -> FeatureArray:
     parts = [classifier.model.features(part - classifier.mean) for part in torch.split(images, 256)]
     features = torch.cat(parts).double()
     length = features.norm(dim=1, keepdim=True)
-    return (features * features.shape[1] ** 0.5 / length.clamp_min(1e-12)).numpy()
+    directions: FeatureArray = (features * features.shape[1] ** 0.5 / length.clamp_min(1e-12)).numpy()
+    return directions
 
 
 def _evaluate_class(
