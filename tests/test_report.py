@@ -20,7 +20,7 @@ import pytest
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import manifest_sha256, save_rois
 from lesionaug.errors import ConfigError, DataError
-from lesionaug.evaluation.statistics import bootstrap_difference
+from lesionaug.evaluation.statistics import bootstrap_difference, needed_lesions
 from lesionaug.experiment.config import resolve_config
 from lesionaug.experiment.numbers import collect_numbers
 from lesionaug.experiment.pictures import write_pictures
@@ -362,10 +362,8 @@ def compare(expected: dict[str, str], by_group: Any, complete: dict[int, list[in
         expected[f"{key}.gained"], expected[f"{key}.lost"] = str(gained), str(lost)
         change, discordance = abs(gained - lost) / n, differ / n
         needed = "n/a"
-        if change:  # Connor 1987
-            z, z_power = 1.959963984540054, 0.8416212335729143
-            wanted = (z * math.sqrt(discordance) + z_power * math.sqrt(discordance - change**2)) ** 2 / change**2
-            needed = f"{math.ceil(wanted):,}"
+        if change:
+            needed = f"{needed_lesions(change, discordance, exact=True):,}"
         expected[f"{key}.needed_lesions"] = needed
     adjusted = 0.0
     for i, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):

@@ -160,7 +160,9 @@ def _compare(values: dict[str, Number], results: RunResults, groups: Sequence[Gr
         discordance = (test.only_first + test.only_second) / test.num_lesions
         values[f"{key}.discordance"] = discordance
         change = (test.only_second - test.only_first) / test.num_lesions
-        values[f"{key}.needed_lesions"] = needed_lesions(change, discordance) if change and discordance < 1 else None
+        values[f"{key}.needed_lesions"] = (
+            needed_lesions(change, discordance, exact=True) if change and discordance < 1 else None
+        )
     if tested:
         for key, adjusted in zip(tested, holm(list(tested.values())).tolist(), strict=True):
             values[f"{key}.p_holm"] = adjusted
