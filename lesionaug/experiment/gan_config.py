@@ -65,9 +65,9 @@ class GansConfig(Frozen):
 
 _ACGAN = {"conditioning": "auxiliary", "learning_rate": paper.ACGAN_LEARNING_RATE, "epochs": paper.ACGAN_EPOCHS}
 _QUARTER = {"generator_channels": (256, 128, 64, 32), "discriminator_channels": (16, 32, 64, 128)}
-# For few lesions: the discriminator sees transformed images (as often as it is too sure, none to begin with), its gradient
-# on real ones is kept small, and images are made with an average of the generators. Spectral normalisation with the
-# hinge loss, also tried, is far slower to begin: docs/gans.md.
+# For few lesions: the discriminator sees transformed images (as often as it is too sure; none to begin with), its
+# gradient on real ones is kept small, and images are made with an average of the generators. Spectral normalisation
+# with the hinge loss, also tried, is far slower to begin: docs/gans.md.
 _MODERN = {
     "average": 0.995,
     "r1": 0.05,
