@@ -69,7 +69,7 @@ def below_the_table(results: dict[str, Any]) -> str:
     return (
         f"A batch of 64 from the pool costs {pool:.2f} ms, one augmented for the step {fly:.2f} ms "
         f"({100 * fly / step:.1f} % of the fastest DCGAN step). At these rates the paper's main experiment "
-        f"({CNN_STEPS:,} of the CNN, {DCGAN_STEPS:,} of DCGANs) take {hours(None):,.2f} hours in the fastest way, "
+        f"({CNN_STEPS:,} of the CNN, {DCGAN_STEPS:,} of DCGANs) takes {hours(None):,.2f} hours in the fastest way, "
         f"{hours({HOWS['dataloader']}):,.2f} over a DataLoader."
     )
 

@@ -120,7 +120,7 @@ def test_the_table_of_training(tmp_path):
     below = training_table.below_the_table(STEPS)
     assert "1.00 ms, one augmented for the step 40.00 ms (1.0 % of the fastest DCGAN step)" in below
     # 1.5 M steps of 50 ms and 33,200 of 4 s; of 200 ms and 8 s over a DataLoader
-    assert "take 57.72 hours in the fastest way, 157.11 over a DataLoader" in below
+    assert "takes 57.72 hours in the fastest way, 157.11 over a DataLoader" in below
     docs = tmp_path / "gans.md"
     begin, end = table.MARKS["training"]
     docs.write_text(f"before\n{begin}\nstale\n{end}\nafter\n")
