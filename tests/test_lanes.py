@@ -208,8 +208,9 @@ class FakeGraphs:
         return Fake()
 
 
+@pytest.mark.parametrize("augmented", [True, False])
 @pytest.mark.parametrize("r1_every", [1, 3])
-def test_recorded_steps_are_those_of_the_plain_loop(r1_every) -> None:
+def test_recorded_steps_are_those_of_the_plain_loop(r1_every, augmented) -> None:
     config = GanConfig.model_validate(
         {
             "network": {"generator_channels": (16, 8, 8, 4), "discriminator_channels": (4, 4, 8, 8), "noise_size": 6},
@@ -218,7 +219,7 @@ def test_recorded_steps_are_those_of_the_plain_loop(r1_every) -> None:
             "average": 0.9,
             "r1": 0.5 if r1_every > 1 else 0.0,
             "r1_every": r1_every,
-            "augment": {"probability": 0.5, "adaptive": True, "speed": 1e-3},
+            "augment": {"probability": 0.5, "adaptive": True, "speed": 1e-3} if augmented else None,
         }
     )
     source = PoolBatches(*pool(), 8, 3)
@@ -228,6 +229,7 @@ def test_recorded_steps_are_those_of_the_plain_loop(r1_every) -> None:
     for step in range(16):
         batch = source.batch(step)
         assert torch.equal(train_step(plain, *batch), steps(*batch))
+        assert not batch[0].requires_grad  # the caller's images are left as they are
         assert plain.step == recorded.step == recorded.counter.item() == step + 1
     assert graphs.recorded == (2 if r1_every > 1 else 1)
     assert graphs.replayed == 16 - 3 * graphs.recorded

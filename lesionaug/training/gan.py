@@ -244,7 +244,8 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
     of_real, of_fake = (labels, wanted) if config.conditioning == "projection" else (None, None)
     penalised = gan.penalised
 
-    images = _seen(gan, images, 0).contiguous(memory_format=torch.channels_last).requires_grad_(penalised)
+    images = _seen(gan, images, 0).contiguous(memory_format=torch.channels_last)
+    images = images.detach().requires_grad_(penalised)  # the caller's own tensor may come through unchanged
     with _precision(gan):
         fake = gan.generator(noise, wanted)
     with _precision(gan):

@@ -114,7 +114,7 @@ def train_gan(
         if checkpoints is not None:
             checkpoints.save(gan.step, gan.tensors() | log.tensors())
 
-    take_step = GraphedSteps(gan) if graphs else functools.partial(train_step, gan)
+    take_step = GraphedSteps(gan) if graphs and device.type == "cuda" else functools.partial(train_step, gan)
     with _memory(config):
         while gan.step < total:
             log.add(take_step(*batches.batch(gan.step)))

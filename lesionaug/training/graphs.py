@@ -46,9 +46,11 @@ def beside(step: Callable[[], Tensor], device: torch.device) -> Tensor:
         return step()
     here, there = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     there.wait_stream(here)
-    with torch.cuda.stream(there):
-        result = step()
-    here.wait_stream(there)
+    try:
+        with torch.cuda.stream(there):
+            result = step()
+    finally:
+        here.wait_stream(there)
     result.record_stream(here)
     return result
 
