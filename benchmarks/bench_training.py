@@ -27,7 +27,7 @@ from lesionaug.training.classifier import ClassifierConfig, train_classifier
 from lesionaug.training.draws import draw_classes, draw_noise
 from lesionaug.training.gan import Gan, train_step
 from lesionaug.training.gan_batches import FlyingBatches, PoolBatches
-from lesionaug.training.graphs import WARM_UP, GraphedSteps, record
+from lesionaug.training.graphs import WARM_UP, GraphedSteps
 from lesionaug.training.lanes import BLOCK, LANE_FORMS, Lane, LanePool, LaneStack
 
 BATCH = 64
@@ -134,9 +134,7 @@ def test_cnn_lanes(device, stepped, form, precision, num_lanes):
     if device.type == "cpu" and (num_lanes > 4 or precision == "bf16"):
         pytest.skip("on the CPU, four lanes show how they compare")
     config = ClassifierConfig(steps=2**40, bf16=precision == "bf16")
-    stack = LaneStack(
-        LanePool(*pool(device), CnnConfig(), 3, config), num_lanes, form, record if device.type == "cuda" else None
-    )
+    stack = LaneStack(LanePool(*pool(device), CnnConfig(), 3, config), num_lanes, form)
     for slot in range(num_lanes):
         stack.put(slot, Lane("", 0, POOL, slot))
     steps = BLOCK if device.type == "cuda" else 1

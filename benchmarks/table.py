@@ -99,14 +99,23 @@ def below_the_table(results: dict[str, Any]) -> str:
 
 def markdown(found: dict[str, Any]) -> str:
     """The block of README.md."""
-    cells = table(found)
     about = (
         f"{found['device']}, {found['threads']} threads, torch {found['torch']}, {found['date']}, `make bench`\n"
         f"(`benchmarks/results/{found['file']}`): one fold, 29,760 patches of 64x64 float32 from 62 lesions."
     )
-    lines = [about, "", "| " + " | ".join(cells[0]) + " |", "|---" + "|--:" * (len(cells[0]) - 1) + "|"]
+    return block(about, table(found), below_the_table(found["results"]))
+
+
+def training_markdown(found: dict[str, Any]) -> str:
+    """The block of docs/gans.md."""
+    results = found["results"]
+    return block(training_table.about(found), training_table.table(results), training_table.below_the_table(results))
+
+
+def block(above: str, cells: list[list[str]], below: str) -> str:
+    """A table in Markdown, and what is said above and below it."""
+    lines = [above, "", "| " + " | ".join(cells[0]) + " |", "|---" + "|--:" * (len(cells[0]) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in cells[1:]]
-    below = below_the_table(found["results"])
     return "\n".join([*lines, "", below] if below else lines)
 
 
@@ -134,9 +143,9 @@ def refresh(file: Path, found: dict[str, Any]) -> None:
     for name, (begin, end) in there.items():
         if whole.count(begin) != 1 or whole.count(end) != 1 or whole.index(begin) > whole.index(end):
             raise SystemExit(f"{file.name}: the table's place must be marked once by {begin} and {end}")
-        block = markdown(found) if name == "operator" else training_table.markdown(found)
+        made = markdown(found) if name == "operator" else training_markdown(found)
         before, rest = whole.split(begin)
-        whole = f"{before}{begin}\n{block}\n{end}{rest.split(end)[1]}"
+        whole = f"{before}{begin}\n{made}\n{end}{rest.split(end)[1]}"
     file.write_text(whole)
 
 

@@ -74,15 +74,11 @@ def below_the_table(results: dict[str, Any]) -> str:
     )
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The block of docs/gans.md."""
+def about(found: dict[str, Any]) -> str:
+    """What stands above the table."""
     peak = next(row["peak_gflops"] for _, _, row in rows_of(found["results"]))
-    about = (
+    return (
         f"{found['device']}, {found['threads']} threads, torch {found['torch']}, {found['date']}, `make bench`\n"
         f"(`benchmarks/results/{found['file']}`): steps of 64 images at the paper's widths, in lanes per network.\n"
         f"The floor is the step's floating-point operations at the {peak:,.0f} GFLOP/s of one large matrix product."
     )
-    cells = table(found["results"])
-    lines = [about, "", "| " + " | ".join(cells[0]) + " |", "|---" + "|--:" * (len(cells[0]) - 1) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in cells[1:]]
-    return "\n".join([*lines, "", below_the_table(found["results"])])

@@ -101,6 +101,7 @@ class TaskRunner:
         self._models = run_dir / "models"
         self._pool: ClassicPool | None = None
         self._pool_split = -1
+        self._sides: dict[int, tuple[RoiBatch, RoiBatch]] = {}
 
     @classmethod
     def open(cls, store_path: Path, run_dir: Path) -> TaskRunner:
@@ -183,9 +184,12 @@ class TaskRunner:
         return torch.cat(images), torch.cat(labels), first
 
     def _lesions(self, split: int) -> tuple[RoiBatch, RoiBatch]:
-        train, test = split_lesions(self._rois, self._folds, split)
-        check_split(train, test, split)
-        return train, test
+        """Training and test lesions of a split, checked once."""
+        if split not in self._sides:
+            train, test = split_lesions(self._rois, self._folds, split)
+            check_split(train, test, split)
+            self._sides[split] = train, test
+        return self._sides[split]
 
     def _commit(
         self,

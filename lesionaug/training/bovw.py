@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lesionaug.data.arrays import check_unit_range
 from lesionaug.data.files import write_bytes_atomic, write_json_atomic
-from lesionaug.data.folds import check_labelled
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.models.bovw import (
     BagOfWords,
@@ -32,6 +31,7 @@ from lesionaug.models.bovw import (
     regions,
     select_words,
 )
+from lesionaug.training.classifier import check_training_set, unreadable_model
 
 BOVW_SCHEMA = 1
 FIXED_COST, FIXED_GAMMA = 1.0, 1.0  # scikit-learn's defaults, where there are too few patients to choose by
@@ -317,30 +317,16 @@ def load_bovw(folder: Path) -> tuple[TrainedBovw, tuple[str, ...]]:
         chosen = (saved[name] for name in ("cost", "gamma_scale", "inner_folds", "inner_accuracy"))
         return TrainedBovw(bag, svm, *chosen), classes
     except Exception as error:
-        raise DataError(
-            f"models/{folder.name}",
-            f"this is not a readable model ({type(error).__name__}: {error})",
-            "Train it again: delete the folder and run",
-        ) from error
+        raise unreadable_model(folder, error) from error
 
 
 def _check_training_set(images: Tensor, labels: Tensor, patient_ids: Sequence[str], num_classes: int) -> None:
     """Refuse what cannot be trained on; see `train_bovw`."""
-    square = images.ndim == 4 and images.shape[1] == 1 and images.shape[2] == images.shape[3]
-    if not square or images.dtype != torch.float32 or len(images) == 0:
-        raise ValueError(f"images must be float32 [N, 1, S, S] with N > 0, got {images.dtype} {list(images.shape)}")
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}")
     if isinstance(patient_ids, str) or len(patient_ids) != len(images):
         raise ValueError(f"patient_ids must be {len(images)} strings, one per image, got {len(patient_ids)}")
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    check_unit_range(images)
-    check_labelled(labels.tolist())
-    if int(labels.max()) >= num_classes:
-        raise DataError(
-            "labels", f"label {int(labels.max())} is not below num_classes = {num_classes}", "Check the class list"
-        )
+    check_training_set(images, labels, num_classes, images.shape[-1], "lesions")
     missing = sorted(set(range(num_classes)) - set(labels.tolist()))
     if missing:
         raise DataError("labels", f"no training lesion has class {missing[0]}", "Leave that class out")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +18,7 @@ from lesionaug.data.arrays import check_unit_range
 from lesionaug.data.files import write_bytes_atomic, write_json_atomic
 from lesionaug.errors import DataError
 from lesionaug.models.cnn import CnnConfig, LesionCnn
+from lesionaug.training.device import precision
 from lesionaug.training.draws import draw_kept, draw_order
 
 Progress = Callable[[int, int, str], None]
@@ -116,7 +116,7 @@ def train_classifier(
         ValueError: Shapes or types.
     """
     cnn = cnn or CnnConfig()
-    check_training_set(images, labels, num_classes, cnn)
+    check_training_set(images, labels, num_classes, cnn.image_size)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be in [0, 2**63), got {seed}")
     device = torch.device(device)
@@ -133,7 +133,7 @@ def train_classifier(
         chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
         kept = draw_kept(seed, step, len(chosen), cnn.dense, cnn.dropout, device) if cnn.dropout else None
         target = labels[chosen]
-        with precision(config, device):
+        with precision(config.bf16, device):
             logits = model((images[chosen] - mean).contiguous(memory_format=torch.channels_last), kept)
         loss = functional.cross_entropy(logits.float(), target)
         optimizer.zero_grad(set_to_none=True)
@@ -161,11 +161,6 @@ def build_optimizer(parameters: Iterable[torch.Tensor], config: ClassifierConfig
     """Make the optimiser of a training."""
     nesterov = config.nesterov and config.momentum > 0
     return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
-
-
-def precision(config: ClassifierConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Bfloat16 where the configuration wants it."""
-    return torch.autocast(device.type, torch.bfloat16) if config.bf16 else contextlib.nullcontext()
 
 
 def finish_training(
@@ -257,18 +252,36 @@ def load_classifier(folder: Path, device: torch.device | str = "cpu") -> tuple[T
         model.load_state_dict(load((folder / "model.safetensors").read_bytes()))
         mean = float(described["train_mean"])
     except Exception as error:
-        raise DataError(
-            f"models/{folder.name}",
-            f"this is not a readable model ({type(error).__name__}: {error})",
-            "Train it again: delete the folder and run",
-        ) from error
+        raise unreadable_model(folder, error) from error
     model = _channels_last(model.to(torch.device(device)))
     return TrainedClassifier(model.eval(), mean, (), 0), classes
 
 
-def check_training_set(images: torch.Tensor, labels: torch.Tensor, num_classes: int, cnn: CnnConfig) -> None:
-    """Refuse images or labels that cannot be trained on; see `train_classifier`."""
-    size = cnn.image_size
+def unreadable_model(folder: Path, error: Exception) -> DataError:
+    """Make the error of a model's folder that cannot be read."""
+    return DataError(
+        f"models/{folder.name}",
+        f"this is not a readable model ({type(error).__name__}: {error})",
+        "Train it again: delete the folder and run",
+    )
+
+
+def check_training_set(
+    images: torch.Tensor, labels: torch.Tensor, num_classes: int, size: int, what: str = "images"
+) -> None:
+    """Refuse what cannot be trained on.
+
+    Args:
+        images: Wanted as float32 [N, 1, size, size] in (0, 1), N > 0.
+        labels: Wanted as int64 [N], 0 .. num_classes - 1.
+        num_classes: Classes.
+        size: Pixels per side.
+        what: The images are called that in errors.
+
+    Raises:
+        DataError: Pixels or labels out of range.
+        ValueError: Shapes or types.
+    """
     if images.ndim != 4 or images.shape[1:] != (1, size, size) or images.dtype != torch.float32 or len(images) == 0:
         raise ValueError(
             f"images must be float32 [N, 1, {size}, {size}] with N > 0, got {images.dtype} {list(images.shape)}"
@@ -279,7 +292,7 @@ def check_training_set(images: torch.Tensor, labels: torch.Tensor, num_classes: 
     if int(labels.min()) < 0:
         raise DataError(
             "labels",
-            f"{int((labels < 0).sum())} of {len(labels)} images have no class",
+            f"{int((labels < 0).sum())} of {len(labels)} {what} have no class",
             "Give every lesion a class, or leave it out",
         )
     if int(labels.max()) >= num_classes:

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lesionaug.errors import ConfigError
 from lesionaug.models.dcgan import Conditioning, DcganConfig, Discriminator, Generator
 from lesionaug.models.gan_losses import GanLoss, class_loss, discriminator_loss, generator_loss, gradient_penalty
+from lesionaug.training.device import precision
 from lesionaug.training.differentiable import DiscriminatorAugmentation, adapt, transform
 from lesionaug.training.draws import SETTLING_STEP, Noise, draw_classes, draw_noise
 
@@ -246,9 +247,9 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
 
     images = _seen(gan, images, 0).contiguous(memory_format=torch.channels_last)
     images = images.detach().requires_grad_(penalised)  # the caller's own tensor may come through unchanged
-    with _precision(gan):
+    with precision(config.bf16, device):
         fake = gan.generator(noise, wanted)
-    with _precision(gan):
+    with precision(config.bf16, device):
         real_logits, real_classes = gan.discriminator(images, of_real)
         with _statistics_kept(gan.discriminator):
             fake_logits, fake_classes = gan.discriminator(_seen(gan, fake.detach(), 1), of_fake)
@@ -261,7 +262,7 @@ def train_step(gan: Gan, images: Tensor, labels: Tensor) -> Tensor:
     loss_d.backward()
     gan.optimizer_d.step()
 
-    with _frozen(gan.discriminator), _statistics_kept(gan.discriminator), _precision(gan):
+    with _frozen(gan.discriminator), _statistics_kept(gan.discriminator), precision(config.bf16, device):
         logits, classes = gan.discriminator(_seen(gan, fake, 2), of_fake)
     loss_g = generator_loss(config.loss, _wide(logits))
     if classes is not None and wanted is not None:
@@ -299,13 +300,6 @@ def _seen(gan: Gan, images: Tensor, turn: int) -> Tensor:
 def _wide(logits: Tensor) -> Tensor:
     """Losses are sums of exponentials: not in bfloat16."""
     return logits.float() if logits.dtype == torch.bfloat16 else logits
-
-
-def _precision(gan: Gan) -> contextlib.AbstractContextManager[Any]:
-    """Bfloat16 where the configuration wants it; a context for each pass, since weights change between them."""
-    if not gan.config.bf16:
-        return contextlib.nullcontext()
-    return torch.autocast(gan.device.type, torch.bfloat16)
 
 
 @contextlib.contextmanager

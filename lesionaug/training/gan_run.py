@@ -21,11 +21,11 @@ from torch import Tensor
 from lesionaug.errors import DataError, EnvironmentProblem
 from lesionaug.training.checkpoint import Checkpoints, Metrics
 from lesionaug.training.classifier import Progress
+from lesionaug.training.device import is_out_of_memory
 from lesionaug.training.draws import STRIP_STEP
 from lesionaug.training.gan import METRICS, Gan, GanConfig, settle_average, train_step
 from lesionaug.training.gan_batches import Batches
 from lesionaug.training.graphs import GraphedSteps
-from lesionaug.training.memory import is_out_of_memory
 from lesionaug.training.synthesis import generate
 
 STRIP_COLUMNS = 8  # images of the fixed noise, for each class

@@ -20,7 +20,6 @@ from torch.nn import functional
 
 from lesionaug.errors import EnvironmentProblem
 from lesionaug.models.cnn import CnnConfig, LesionCnn, drop
-from lesionaug.training import graphs
 from lesionaug.training.classifier import (
     ClassifierConfig,
     TrainedClassifier,
@@ -28,11 +27,10 @@ from lesionaug.training.classifier import (
     build_optimizer,
     check_training_set,
     finish_training,
-    precision,
 )
+from lesionaug.training.device import is_out_of_memory, precision
 from lesionaug.training.draws import draw_kept, draw_order
-from lesionaug.training.graphs import WARM_UP, Graph, Record, beside
-from lesionaug.training.memory import is_out_of_memory
+from lesionaug.training.graphs import WARM_UP, Graph, beside, record
 
 LaneForm = Literal["separate", "grouped", "matmul"]
 LANE_FORMS: tuple[LaneForm, ...] = ("separate", "grouped", "matmul")
@@ -69,7 +67,6 @@ def train_lanes(
     cnn: CnnConfig | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[Lane, int, str], None] | None = None,
-    record: Record | None = None,
 ) -> None:
     """Train classifiers, several at a time; each learns what `train_classifier` teaches it, up to rounding.
 
@@ -86,7 +83,6 @@ def train_lanes(
         cnn: Sizes of the networks; Fig. 2 when None.
         device: Where to train.
         progress: Called as (lane, steps done of it, text) after every block of steps.
-        record: What records a step to repeat it; CUDA graphs on a GPU and none on the CPU when None.
 
     Raises:
         DataError: Images or labels that cannot be trained on; a training that diverged.
@@ -94,7 +90,7 @@ def train_lanes(
         ValueError: Shapes or types; lanes beyond the pool; an unknown form.
     """
     cnn, device = cnn or CnnConfig(), torch.device(device)
-    check_training_set(images, labels, num_classes, cnn)
+    check_training_set(images, labels, num_classes, cnn.image_size)
     if form not in LANE_FORMS:
         raise ValueError(f"form must be one of {', '.join(LANE_FORMS)}, got {form!r}")
     if num_lanes < 1:
@@ -104,11 +100,9 @@ def train_lanes(
             raise ValueError(
                 f"lane {lane.name} wants images {lane.first} .. {lane.first + lane.count} of {len(images)}"
             )
-    if record is None and device.type == "cuda":
-        record = graphs.record
     pool = LanePool(images.to(device), labels.to(device), cnn, num_classes, config)
     waiting = deque(lanes)
-    stack = LaneStack(pool, min(num_lanes, len(lanes)), form, record)
+    stack = LaneStack(pool, min(num_lanes, len(lanes)), form)
     while waiting or stack.running:
         for slot in range(stack.size):
             if stack.lanes[slot] is None and waiting:
@@ -124,7 +118,7 @@ def train_lanes(
             del stack
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            stack = LaneStack(pool, size, form, record)
+            stack = LaneStack(pool, size, form)
             continue
         for slot, state in enumerate(stack.lanes):
             if state is None:
@@ -144,7 +138,6 @@ def time_lanes(
     cnn: CnnConfig,
     device: torch.device,
     seconds: float,
-    record: Record | None = None,
 ) -> float:
     """Train `num_lanes` networks on noise for about `seconds`: images that all of them took in a second.
 
@@ -156,23 +149,21 @@ def time_lanes(
     images = torch.rand(config.batch_size, 1, cnn.image_size, cnn.image_size, device=device)
     labels = torch.arange(config.batch_size, device=device) % num_classes
     endless = config.model_copy(update={"steps": 2**40, "learning_rate": 1e-6})
-    if record is None and device.type == "cuda":
-        record = graphs.record
-    stack = LaneStack(LanePool(images, labels, cnn, num_classes, endless), num_lanes, form, record)
+    stack = LaneStack(LanePool(images, labels, cnn, num_classes, endless), num_lanes, form)
     for slot in range(num_lanes):
         stack.put(slot, Lane("", 0, len(images), slot))
+
+    def take(steps: int) -> None:
+        if not _run(stack, steps):
+            raise EnvironmentProblem("num_lanes", f"memory ran out with {num_lanes}", "Use fewer")
+
+    take(1)
     steps, block, elapsed = 0, 1, 0.0
-    try:
-        stack.run(1)
-        started = _now(device)
-        while elapsed < seconds:
-            stack.run(block)
-            steps, block = steps + block, min(2 * block, BLOCK)
-            elapsed = _now(device) - started
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise EnvironmentProblem("num_lanes", f"memory ran out with {num_lanes}", "Use fewer") from error
+    started = _now(device)
+    while elapsed < seconds:
+        take(block)
+        steps, block = steps + block, min(2 * block, BLOCK)
+        elapsed = _now(device) - started
     return steps * num_lanes * config.batch_size / elapsed
 
 
@@ -225,6 +216,7 @@ class _Running:
     lane: Lane
     batch_size: int
     total: int
+    mean: Tensor
     step: int = 0
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     rows: list[Tensor] = field(default_factory=list)
@@ -259,16 +251,17 @@ class _Running:
 class LaneStack:
     """Networks of one shape, stacked: weights [lanes, ...], and one step that advances all of them.
 
+    On a GPU the step is recorded once and repeated (graphs.py).
+
     Args:
         pool: Images and what is common to all.
         size: Lanes.
         form: See `train_lanes`.
-        record: What records a step to repeat it, or None.
     """
 
-    def __init__(self, pool: LanePool, size: int, form: LaneForm, record: Record | None) -> None:
+    def __init__(self, pool: LanePool, size: int, form: LaneForm) -> None:
         cnn, batch, device = pool.cnn, pool.config.batch_size, pool.images.device
-        self._pool, self._form, self._record = pool, form, record
+        self._pool, self._form = pool, form
         self.size = size
         self.lanes: list[_Running | None] = [None] * size
         self._like = build_classifier(cnn, pool.num_classes, 0).train()
@@ -300,7 +293,7 @@ class LaneStack:
                 momentum[slot] = 0
             mean = pool.images[lane.first : lane.first + lane.count].mean(dtype=torch.float64)
             self._mean[slot] = mean
-        self.lanes[slot] = _Running(lane, pool.config.batch_size, pool.config.num_steps(lane.count))
+        self.lanes[slot] = _Running(lane, pool.config.batch_size, pool.config.num_steps(lane.count), mean)
 
     def take(self, slot: int) -> TrainedClassifier:
         """End a training: its classifier."""
@@ -312,14 +305,12 @@ class LaneStack:
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 weight.copy_(self._weights[name][slot])
-        lane = state.lane
-        mean = float(pool.images[lane.first : lane.first + lane.count].mean(dtype=torch.float64))
-        return finish_training(model, mean, torch.cat(state.rows), lane.count, pool.config)
+        return finish_training(model, float(state.mean), torch.cat(state.rows), state.lane.count, pool.config)
 
     def narrowed(self) -> LaneStack:
         """The same with as many slots as trainings are running."""
         kept = [slot for slot, state in enumerate(self.lanes) if state is not None]
-        stack = LaneStack(self._pool, len(kept), self._form, self._record)
+        stack = LaneStack(self._pool, len(kept), self._form)
         stack.lanes = [self.lanes[slot] for slot in kept]
         stack._warm_up()
         with torch.no_grad():
@@ -358,12 +349,12 @@ class LaneStack:
         if self._warm:
             return
         self._counts.zero_()
-        for _ in range(WARM_UP if self._record else 1):
+        device = self._at.device
+        for _ in range(WARM_UP if device.type == "cuda" else 1):
             self._at.zero_()
-            beside(self._step, self._at.device)
-        if self._record is not None:
-            self._at.zero_()
-            self._graph = self._record(self._step)
+            beside(self._step, device)
+        if device.type == "cuda":
+            self._graph = record(self._step)
         self._warm = True
 
     def _momenta(self) -> list[Tensor]:
@@ -375,7 +366,7 @@ class LaneStack:
         chosen, counts, kept = (part.index_select(0, self._at)[0] for part in (self._chosen, self._counts, self._kept))
         images = pool.images[chosen] - self._mean  # [L, B, 1, S, S]
         targets = pool.labels[chosen]  # [L, B]
-        with precision(pool.config, images.device):
+        with precision(pool.config.bf16, images.device):
             logits = lane_logits(self._form, self._weights, images, kept if cnn.dropout else None, self._like)
         losses = functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
         sums = (losses.view_as(counts) * counts).sum(1)
