@@ -20,7 +20,7 @@ from lesionaug.data.store import load_rois
 from lesionaug.experiment.config import preset
 from lesionaug.experiment.groups import build_pool, classic_groups
 from lesionaug.experiment.machine import device_name
-from lesionaug.experiment.task import check_split, derive_seed
+from lesionaug.experiment.seeds import check_split, derive_seed
 from lesionaug.training.classifier import predict_probabilities, train_classifier
 
 

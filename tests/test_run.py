@@ -24,7 +24,9 @@ from lesionaug.experiment.config import RunConfig, preset
 from lesionaug.experiment.groups import classic_groups
 from lesionaug.experiment.results import load_config, load_run
 from lesionaug.experiment.run import run_experiment
-from lesionaug.experiment.task import TaskRunner, check_split, derive_seed, plan_tasks
+from lesionaug.experiment.protocol import plan_steps
+from lesionaug.experiment.seeds import check_split, derive_seed
+from lesionaug.experiment.steps import Workshop
 from lesionaug.training.classifier import load_classifier, predict_probabilities
 from lesionaug.training.lane_choice import LaneChoice
 

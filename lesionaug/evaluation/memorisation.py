@@ -227,10 +227,22 @@ def copy_limit(training: RoiBatch, window: tuple[float, float], size: int = 64) 
     """
     from lesionaug.augment.plan import originals
 
-    patients = np.array(training.patient_ids)
+    images = augment(training, originals(training), size=size, window=window)
+    return copy_limit_of(nearest_views(images, training, window).distance, training.patient_ids)
+
+
+def copy_limit_of(distance: npt.ArrayLike, patient_ids: Sequence[str]) -> float:
+    """`copy_limit` from distances that are known already.
+
+    Args:
+        distance: [n, n], of every training lesion's un-augmented ROI from every training lesion.
+        patient_ids: [n].
+
+    Raises:
+        ValueError: Lesions of one patient only.
+    """
+    patients = np.array(patient_ids)
     if len(set(patients)) < 2:
         raise ValueError(f"lesions of at least two patients are needed, got {len(set(patients))}")
-    images = augment(training, originals(training), size=size, window=window)
-    distance = nearest_views(images, training, window).distance
     others = np.where(patients[:, None] != patients[None, :], distance, np.inf)
     return float(np.quantile(others.min(axis=1), 0.01))

@@ -43,7 +43,7 @@ from lesionaug.experiment.machine import (
     threads,
 )
 from lesionaug.experiment.results import Predictions, folds_sha256, read_json
-from lesionaug.experiment.task import check_split, derive_seed
+from lesionaug.experiment.seeds import check_split, derive_seed
 from lesionaug.settings import validate
 from lesionaug.training.checkpoint import Metrics
 from lesionaug.training.classifier import Progress
@@ -182,7 +182,42 @@ def _train_one(
     folder = out / "gans" / task.name
     folder.mkdir(parents=True, exist_ok=True)
     seed = derive_seed(f"gan-{config.kind}-{task.name}-split{config.split}-seed{config.seed}")
-    run = train_gan(
+    run = fit_gan(folder, config, task, train, seed, progress, on_metrics, should_stop, graphs)
+    if not run.finished:
+        return False
+    with commit_directory(folder / "final") as final:
+        write_gan(final, run, config, task, train)
+        if config.gan.conditioning == "auxiliary":
+            write_text_atomic(final / "predictions.csv", _as_classifier(run, test, config).to_csv())
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return True
+
+
+def fit_gan(
+    folder: Path,
+    config: GansConfig,
+    task: GanTask,
+    train: RoiBatch,
+    seed: int,
+    progress: Progress | None = None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    graphs: bool = False,
+) -> GanRun:
+    """Train one GAN, or what is left of it.
+
+    Args:
+        folder: For its checkpoints; what is there is gone on from.
+        config: Of its split.
+        task: Which GAN.
+        train: Its training lesions.
+        seed: Of its training.
+        progress: Called as (steps done, steps in all, text).
+        on_metrics: Called with every block of metrics.
+        should_stop: Asked after every step.
+        graphs: On a GPU, whole steps as CUDA graphs.
+    """
+    return train_gan(
         training_batches(train.to(config.device), config, task, seed),
         config.gan,
         num_classes=len(train.classes),
@@ -194,8 +229,17 @@ def _train_one(
         should_stop=should_stop,
         graphs=graphs,
     )
-    if not run.finished:
-        return False
+
+
+def write_gan(
+    folder: Path, run: GanRun, config: GansConfig, task: GanTask, train: RoiBatch, *, times: bool = True
+) -> None:
+    """Write a finished GAN into an existing folder: gan.json, both networks, metrics.jsonl and strip.safetensors.
+
+    Without `times` the metrics say nothing of seconds, so that equal trainings are equal bytes.
+    """
+    from safetensors.torch import save
+
     described: dict[str, Any] = {
         "kind": config.kind,
         "classes": list(task.classes),
@@ -207,13 +251,11 @@ def _train_one(
         "num_images": task.num_images,
         "versions": versions(),
     }
-    with commit_directory(folder / "final") as final:
-        save_gan(run.gan, final, described)
-        _write_log(run, final)
-        if config.gan.conditioning == "auxiliary":
-            write_text_atomic(final / "predictions.csv", _as_classifier(run, test, config).to_csv())
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return True
+    save_gan(run.gan, folder, described)
+    Metrics(folder / "metrics.jsonl").append(
+        [{key: value for key, value in block.items() if times or key != "seconds"} for block in run.metrics]
+    )
+    write_bytes_atomic(folder / "strip.safetensors", save({"strip": run.strip.contiguous()}))
 
 
 def training_batches(train: RoiBatch, config: GansConfig, task: GanTask, seed: int) -> Batches:
@@ -245,7 +287,7 @@ def _prepare(
     config, folds = _settle(out, config, rois, store_hash)
     train, test = split_lesions(rois, folds, config.split)
     check_split(train, test, config.split)
-    return config, folds, (train, test), _plan(config, train, len(rois))
+    return config, folds, (train, test), plan_gans(config, train, len(rois))
 
 
 def _settle(out: Path, config: GansConfig | None, rois: RoiBatch, store_hash: str) -> tuple[GansConfig, Folds]:
@@ -286,7 +328,17 @@ def _settle(out: Path, config: GansConfig | None, rois: RoiBatch, store_hash: st
     return saved, load_folds(out / "folds.json")
 
 
-def _plan(config: GansConfig, train: RoiBatch, num_lesions: int) -> tuple[GanTask, ...]:
+def plan_gans(config: GansConfig, train: RoiBatch, num_lesions: int) -> tuple[GanTask, ...]:
+    """List the GANs of a split: one per class, or one for all.
+
+    Args:
+        config: What is trained.
+        train: The split's training lesions.
+        num_lesions: Of the whole data set; the size of the classic group follows from it.
+
+    Raises:
+        DataError: A class with fewer than two training images.
+    """
     group = classic_groups((config.group,), config.folds.num_folds, num_lesions, config.plan.n_augmentations)[0]
     labels = train.labels.tolist()
     wanted: list[tuple[str, tuple[str, ...]]] = [(f"class-{i}", (name,)) for i, name in enumerate(train.classes)]
@@ -341,13 +393,6 @@ def of_classes(rois: RoiBatch, names: Sequence[str]) -> RoiBatch:
 def _shifted(progress: Progress, before: int, total: int, task: GanTask) -> Progress:
     name = task.classes[0] if len(task.classes) == 1 else "all classes"
     return lambda done, _, text: progress(before + done, total, f"{name}: {text}" if text else name)
-
-
-def _write_log(run: GanRun, folder: Path) -> None:
-    from safetensors.torch import save
-
-    Metrics(folder / "metrics.jsonl").append(run.metrics)
-    write_bytes_atomic(folder / "strip.safetensors", save({"strip": run.strip.contiguous()}))
 
 
 def _as_classifier(run: GanRun, test: RoiBatch, config: GansConfig) -> Predictions:

@@ -9,12 +9,20 @@ from pydantic import Field, model_validator
 
 from lesionaug.errors import ConfigError
 from lesionaug.experiment import paper
-from lesionaug.experiment.config import FoldsConfig, Frozen, ImageConfig, PlanConfig, Seed, changed_values
+from lesionaug.experiment.config import (
+    ACGAN,
+    GAN_KINDS,
+    FoldsConfig,
+    Frozen,
+    ImageConfig,
+    Kind,
+    PlanConfig,
+    Seed,
+    changed_values,
+)
 from lesionaug.settings import check_keys, merge, read_toml, validate
 from lesionaug.training.gan import GanConfig
 
-Kind = Literal["dcgan", "acgan"]
-GAN_KINDS: tuple[Kind, ...] = ("dcgan", "acgan")
 GanPreset = Literal["tiny", "demo", "quick", "paper", "modern"]
 GAN_PRESETS: tuple[GanPreset, ...] = ("tiny", "demo", "quick", "paper", "modern")
 
@@ -63,7 +71,6 @@ class GansConfig(Frozen):
         return self
 
 
-_ACGAN = {"conditioning": "auxiliary", "learning_rate": paper.ACGAN_LEARNING_RATE, "epochs": paper.ACGAN_EPOCHS}
 _QUARTER = {"generator_channels": (256, 128, 64, 32), "discriminator_channels": (16, 32, 64, 128)}
 # For few lesions: the discriminator sees transformed images (as often as it is too sure; none to begin with), its
 # gradient on real ones is kept small, and images are made with an average of the generators. Spectral normalisation
@@ -103,7 +110,7 @@ def gan_preset(name: GanPreset, kind: Kind = "dcgan") -> GansConfig:
     for key, value, known in (("preset", name, GAN_PRESETS), ("kind", kind, GAN_KINDS)):
         if value not in known:
             raise ConfigError(f"--{key}", f"there is no {key} {value!r}", f"Choose one of {', '.join(known)}")
-    conditioned: dict[str, Any] = {"gan": _ACGAN} if kind == "acgan" else {}
+    conditioned: dict[str, Any] = {"gan": ACGAN} if kind == "acgan" else {}
     if kind == "acgan" and name == "modern":
         conditioned = {"gan": {"conditioning": "projection"}}
     values = merge(GansConfig().model_dump(mode="json"), merge(conditioned, _PRESETS[name]))

@@ -30,19 +30,20 @@ from lesionaug.evaluation.distances import diversity, frechet_distance, kernel_d
 from lesionaug.evaluation.memorisation import (
     Nearest,
     chance_of_training,
-    copy_limit,
+    copy_limit_of,
     membership_auc,
     nearest_views,
     view_params,
 )
-from lesionaug.experiment.config import preset
+from lesionaug.experiment.config import ImageConfig, PlanConfig, preset
 from lesionaug.experiment.gan import check_store, of_classes
 from lesionaug.experiment.gan_config import GansConfig, describe_gans
 from lesionaug.experiment.gan_figures import gallery_figure
 from lesionaug.experiment.gan_samples import load_gans
 from lesionaug.experiment.groups import build_pool
-from lesionaug.experiment.results import load_config, load_info, load_run_folds, task_name
-from lesionaug.experiment.task import check_split, derive_seed
+from lesionaug.experiment.protocol import task_name
+from lesionaug.experiment.results import load_config, load_info, load_run_folds
+from lesionaug.experiment.seeds import check_split, derive_seed
 from lesionaug.training.classifier import (
     Progress,
     TrainedClassifier,
@@ -119,13 +120,9 @@ def evaluate_gans(
         for name in gan.info["classes"]:
             label = gan.info["classes"].index(name) if gan.generator.num_classes else None
             images = sample(gan, per_class, derive_seed(f"evaluate-{seed}-{name}"), label)
-            sides = of_classes(train, [name]), of_classes(test, [name])
-            for side, where in zip(sides, ("training", "held-out"), strict=True):
-                if len(set(side.patient_ids)) < 2:
-                    raise DataError("ROIs", f"{name} has fewer than two {where} patients", "Choose another split")
-            # An ACGAN may repeat a lesion of another class too.
-            learned = train if gan.generator.num_classes else sides[0]
-            results[name], pairs[name] = _evaluate_class(images, *sides, learned, gan, config, classifier, name, seed)
+            results[name], pairs[name] = evaluate_class(
+                images, train, test, gan, config.image, config.plan, classifier, name, seed
+            )
     write_json_atomic(
         folder / "evaluation.json",
         {
@@ -215,22 +212,47 @@ def _features(classifier: TrainedClassifier, images: Tensor) -> FeatureArray:
     return directions
 
 
-def _evaluate_class(
+def evaluate_class(
     images: Tensor,
-    train: RoiBatch,
-    test: RoiBatch,
-    learned: RoiBatch,
+    all_train: RoiBatch,
+    all_test: RoiBatch,
     gan: SavedGan,
-    config: GansConfig,
+    image: ImageConfig,
+    plan: PlanConfig,
     classifier: TrainedClassifier,
     name: str,
     seed: int,
 ) -> tuple[dict[str, Any], list[tuple[Any, Any, Any, float, float]]]:
-    size, window = config.gan.network.image_size, config.image.window_hu
+    """Compare synthetic images of one class with the training lesions of it and with the held-out ones.
+
+    Args:
+        images: [N, 1, S, S] float32 in (0, 1), what the GAN made of the class.
+        all_train: The split's training lesions, of every class.
+        all_test: Its held-out lesions.
+        gan: What made the images.
+        image: Window and resampling.
+        plan: Classic augmentation.
+        classifier: Gives the features; trained on this split's training folds alone.
+        name: The class.
+        seed: Of the bootstraps.
+
+    Returns:
+        Its numbers, as in evaluation.json, and the closest pairs for `gallery_figure`.
+
+    Raises:
+        DataError: Fewer than two patients on either side.
+    """
+    train, test = of_classes(all_train, [name]), of_classes(all_test, [name])
+    for side, where in ((train, "training"), (test, "held-out")):
+        if len(set(side.patient_ids)) < 2:
+            raise DataError("ROIs", f"{name} has fewer than two {where} patients", "Choose another split")
+    # An ACGAN may repeat a lesion of another class too.
+    learned = all_train if gan.generator.num_classes else train
+    size, window = gan.config.network.image_size, image.window_hu
     label = train.classes.index(name)
 
     def views(rois: RoiBatch, per_lesion: int) -> Tensor:
-        return build_pool(rois, per_lesion, size=size, plan=config.plan, image=config.image).images
+        return build_pool(rois, per_lesion, size=size, plan=plan, image=image).images
 
     of_train, of_test = views(train, VIEWS_PER_LESION), views(test, VIEWS_PER_LESION)  # [1 + views, lesions, 1, S, S]
     real, held = of_train.flatten(0, 1), of_test.flatten(0, 1)
@@ -254,12 +276,17 @@ def _evaluate_class(
     to_held = kernel_distance(synthetic, of_held, None, who_test, seed=seed)
     # One view of each lesion, turned like any other: several of one would be each other's neighbours.
     one_train, one_test = reference[len(train) : 2 * len(train)], of_held[len(test) : 2 * len(test)]
-    near_train, near_test = (nearest_views(images, rois, window) for rois in (train, test))
-    near_learned = near_train if learned is train else nearest_views(images, learned, window)
-    limit = copy_limit(learned, window, size)
+    near_test = nearest_views(images, test, window)
+    # In one pass, for the views of a lesion are what takes time: synthetic images, held-out lesions, training lesions.
+    queries = torch.cat([images, of_test[0], views(learned, 0)[0]])
+    near_learned = nearest_views(queries, learned, window)
+    distance = near_learned.distance
+    own = [i for i, lesion_id in enumerate(learned.lesion_ids) if lesion_id in set(train.lesion_ids)]
+    near_train = Nearest(distance[: len(images), own], near_learned.view[: len(images), own])
+    limit = copy_limit_of(distance[-len(learned) :], learned.patient_ids)
 
-    def copies(near: Nearest) -> float:
-        return float((near.distance.min(axis=1) < limit).mean())
+    def copies(distance: npt.NDArray[np.float32]) -> float:
+        return float((distance.min(axis=1) < limit).mean())
 
     def as_wanted(shown: Tensor) -> float:
         return float((predict_probabilities(classifier, shown).argmax(1) == label).float().mean())
@@ -290,8 +317,8 @@ def _evaluate_class(
             ),
             "copy_limit": limit,
             "copies": {
-                "synthetic": copies(near_learned),
-                "held-out lesions": copies(nearest_views(of_test[0], learned, window)),
+                "synthetic": copies(distance[: len(images)]),
+                "held-out lesions": copies(distance[len(images) : -len(learned)]),
             },
             "membership_by_discriminator": asdict(_by_discriminator(gan, of_train[0], of_test[0], train, test, label)),
             "membership_by_distance": asdict(

@@ -26,7 +26,7 @@ from lesionaug.experiment.gan_figures import curves_figure, samples_figure, stri
 from lesionaug.experiment.groups import build_pool
 from lesionaug.experiment.machine import resolve_device
 from lesionaug.experiment.results import Predictions
-from lesionaug.experiment.task import derive_seed
+from lesionaug.experiment.seeds import derive_seed
 from lesionaug.training.checkpoint import Metrics
 from lesionaug.training.synthesis import SavedGan, load_gan, sample
 

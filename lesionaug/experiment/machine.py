@@ -77,6 +77,11 @@ def deterministic(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
+def versions_that_matter(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the versions that a result depends on."""
+    return {name: found[name] for name in _VERSIONS_THAT_MATTER if name in found}
+
+
 def check_versions(where: str, info: Mapping[str, Any]) -> None:
     """Refuse to go on with other versions than a folder's: its models would no longer be of one kind.
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lesionaug.evaluation.classification import ClassificationSummary, wilson_interval
 from lesionaug.evaluation.statistics import bootstrap_difference, holm, mcnemar, needed_lesions, seed_spread
 from lesionaug.experiment import paper
-from lesionaug.experiment.results import task_name
+from lesionaug.experiment.protocol import task_name
 
 if TYPE_CHECKING:
     from lesionaug.experiment.results import RunResults, TaskResult

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +18,16 @@ from lesionaug.data.folds import Folds, load_folds
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.classification import ClassificationSummary, confusion_matrix
 from lesionaug.experiment.config import RunConfig, validate_config
+from lesionaug.experiment.graph import TRAIN_ANEW, Ground, committed, hash_json
+from lesionaug.experiment.machine import versions_that_matter
+from lesionaug.experiment.protocol import INNER, Step, arms, choice_name, group_sizes, plan_steps, task_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lesionaug.data.rois import RoiBatch
 
-RUN_SCHEMA = 1
-TASK_SCHEMA = 1
-ARMS = ("classic",)
-_TRAIN_ANEW = "Delete that folder and run again; it is trained anew"
+RUN_SCHEMA = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +55,25 @@ class Predictions:
     @classmethod
     def of_fold(cls, test: RoiBatch, split: int, probabilities: Tensor) -> Predictions:
         """What a model says of the lesions of its test fold: `probabilities` float32 [n, classes] on the CPU."""
+        return cls.of(test, [split] * len(test), probabilities)
+
+    @classmethod
+    def of(cls, test: RoiBatch, folds: Sequence[int], probabilities: Tensor) -> Predictions:
+        """What a model says of lesions of several folds: `folds` [n], `probabilities` as above."""
         return cls(
             classes=test.classes,
             lesion_ids=test.lesion_ids,
             patient_ids=test.patient_ids,
-            folds=(split,) * len(test),
+            folds=tuple(folds),
             labels=test.labels.cpu().numpy(),
             predicted=probabilities.argmax(1).numpy(),
             probabilities=probabilities.numpy(),
         )
+
+    def num_correct(self, fold: int | None = None) -> int:
+        """Lesions that are right, of one fold or of all."""
+        right = self.labels == self.predicted
+        return int(right.sum() if fold is None else right[np.array(self.folds) == fold].sum())
 
     @property
     def summary(self) -> ClassificationSummary:
@@ -129,8 +140,8 @@ class TaskResult:
 
     Attributes:
         name: Folder below models/.
-        arm: "classic".
-        group_size: Images asked for per fold.
+        arm: One of `RunResults.arms`.
+        group_size: Images asked for per fold; 0 where the arm has one model alone.
         per_lesion: Augmentations per lesion.
         split: The fold it was tested on.
         seed: Of its training.
@@ -182,7 +193,9 @@ class RunResults:
         config: Its resolved configuration.
         info: run.json.
         folds: folds.json.
-        tasks: Every committed task, sorted by name.
+        tasks: Every committed model of an arm, sorted by name.
+        steps: Every step of the run, in the plan's order.
+        done: Output hashes of the steps that are done, by name.
     """
 
     path: Path
@@ -190,6 +203,8 @@ class RunResults:
     info: dict[str, Any]
     folds: Folds
     tasks: tuple[TaskResult, ...]
+    steps: tuple[Step, ...]
+    done: dict[str, str]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -206,14 +221,21 @@ class RunResults:
         """Training seeds of the run."""
         return self.config.seeds
 
-    def groups(self, arm: str = "classic") -> tuple[int, ...]:
-        """Group sizes of an arm, ascending, done or not."""
-        _check_arm(arm)
-        return self.config.classic_groups
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """What has predictions of every lesion: classic, the kinds of GAN, the baseline, the controls."""
+        return arms(self.config)
 
-    def missing(self, arm: str = "classic", group_size: int | None = None, seed: int | None = None) -> tuple[str, ...]:
-        """Names of tasks that are not there yet, of one group and seed or of all."""
-        _check_arm(arm)
+    def groups(self, arm: str = "classic") -> tuple[int, ...]:
+        """Group sizes of an arm, ascending, done or not; (0,) where it has one model alone."""
+        return group_sizes(self.config, arm)
+
+    def missing(
+        self, arm: str | None = None, group_size: int | None = None, seed: int | None = None
+    ) -> tuple[str, ...]:
+        """Names of what is not there yet: every step of the run, or the models of an arm, one group and seed or all."""
+        if arm is None:
+            return tuple(step.name for step in self.steps if step.name not in self.done)
         done = {task.name for task in self.tasks}
         names = (
             task_name(arm, size, split, chosen)
@@ -223,9 +245,24 @@ class RunResults:
         )
         return tuple(name for name in names if name not in done)
 
-    def complete(self, arm: str = "classic", group_size: int | None = None, seed: int | None = None) -> bool:
-        """Whether every task is there, of one group and seed or of all."""
+    def complete(self, arm: str | None = None, group_size: int | None = None, seed: int | None = None) -> bool:
+        """Whether all is there: the whole run, or the models of an arm, one group and seed or all."""
         return not self.missing(arm, group_size, seed)
+
+    def choice(self, arm: str) -> dict[str, Any] | None:
+        """The choice.json of "classic" or of a kind of GAN; None where it is not made yet, or of this run."""
+        name = choice_name(arm)
+        if name not in self.done:
+            return None
+        return read_json(self.path / "choices" / name, "choice.json", f"choices/{name}", TRAIN_ANEW)
+
+    def step(self, name: str) -> Step:
+        """A step by its name."""
+        return next(step for step in self.steps if step.name == name)
+
+    def task_info(self, name: str) -> dict[str, Any]:
+        """The task.json of a step that is done."""
+        return read_json(self.path / self.step(name).folder, "task.json", name, TRAIN_ANEW)
 
     def pooled(self, arm: str, group_size: int, seed: int) -> Predictions:
         """Predictions of all test folds of one group and seed: every lesion once, in the order of the folds.
@@ -255,14 +292,30 @@ class RunResults:
         )
 
 
-def task_name(arm: str, group_size: int, split: int, seed: int) -> str:
-    """Name a task; also its folder and the source of its random numbers."""
-    return f"cnn-{arm}-{group_size:05d}-split{split}-seed{seed}"
-
-
 def config_sha256(config: RunConfig) -> str:
     """Hash a configuration, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    return hash_json(config.model_dump(mode="json"))
+
+
+def ground_of(run_dir: Path) -> Ground:
+    """What the steps of a run stand on.
+
+    Raises:
+        DataError, ConfigError: Not a run that can be read.
+    """
+    return make_ground(load_config(run_dir), load_info(run_dir))
+
+
+def make_ground(config: RunConfig, info: dict[str, Any]) -> Ground:
+    """The same of what is read already: the configuration, and run.json."""
+    values = {
+        "store": info["store"]["manifest_sha256"],
+        "folds": info.get("folds_sha256"),
+        "versions": versions_that_matter(info.get("versions") or {}),
+        "device": config.device,
+        "threads": config.threads_per_task,
+    }
+    return Ground(values, config_sha256(config))
 
 
 def load_config(run_dir: Path) -> RunConfig:
@@ -342,64 +395,53 @@ def load_run(run_dir: Path | str) -> RunResults:
     path = Path(run_dir)
     config, info = load_config(path), load_info(path)
     folds = load_run_folds(path, config, info)
-    expected = {
-        task_name("classic", size, split, seed): (size, split, seed)
-        for size in config.classic_groups
-        for split in range(folds.num_folds)
-        for seed in config.seeds
-    }
-    folders = sorted(folder for folder in (path / "models").glob("[!.]*") if folder.is_dir())
-    tasks = []
-    for folder in folders:
-        if folder.name not in expected:
-            raise DataError(f"models/{folder.name}", "this task does not belong to the run", "Remove the folder")
-        tasks.append(_load_task(folder, *expected[folder.name], config, tuple(info["store"]["classes"]), folds))
-    return RunResults(path, config, info, folds, tuple(tasks))
+    classes = tuple(info["store"]["classes"])
+    steps = plan_steps(config, folds, len(classes))
+    check_folders(path, steps)
+    done = committed(path, steps, make_ground(config, info))
+    tasks = [
+        _load_task(path, step, classes, folds)
+        for step in sorted(steps, key=lambda step: step.name)
+        if step.name in done and step.folder.startswith("models/") and step.arm != INNER
+    ]
+    return RunResults(path, config, info, folds, tuple(tasks), steps, done)
 
 
-def load_task_info(folder: Path, group_size: int, split: int, seed: int, config: RunConfig) -> dict[str, Any]:
-    """Read a committed model's task.json.
+def check_folders(run_dir: Path, steps: Sequence[Step]) -> None:
+    """Refuse folders that are no step's.
 
     Raises:
-        DataError: Missing, not JSON, of another version of the format, or of another task or configuration.
+        DataError: Naming one.
     """
-    where = f"models/{folder.name}"
-    info = read_json(folder, "task.json", where, _TRAIN_ANEW)
-    if info.get("schema") != TASK_SCHEMA:
-        raise DataError(f"{where}/task.json", f"its schema is {info.get('schema')!r}, not {TASK_SCHEMA}", _TRAIN_ANEW)
-    told = (info.get("task"), info.get("group_size"), info.get("split"), info.get("seed"), info.get("config_sha256"))
-    if told != (folder.name, group_size, split, seed, config_sha256(config)):
-        raise DataError(f"{where}/task.json", "it belongs to another task or configuration", _TRAIN_ANEW)
-    return info
+    expected = {step.folder for step in steps}
+    for parent in sorted({folder.partition("/")[0] for folder in expected}):
+        for folder in sorted((run_dir / parent).glob("[!.]*")):
+            if folder.is_dir() and f"{parent}/{folder.name}" not in expected:
+                raise DataError(f"{parent}/{folder.name}", "this task does not belong to the run", "Remove the folder")
 
 
-def _load_task(
-    folder: Path, group_size: int, split: int, seed: int, config: RunConfig, classes: tuple[str, ...], folds: Folds
-) -> TaskResult:
-    where, fix = f"models/{folder.name}", _TRAIN_ANEW
-    info = load_task_info(folder, group_size, split, seed, config)
-    per_lesion = info.get("per_lesion")
+def _load_task(run_dir: Path, step: Step, classes: tuple[str, ...], folds: Folds) -> TaskResult:
+    where, folder = step.folder, run_dir / step.folder
+    info = read_json(folder, "task.json", where, TRAIN_ANEW)
+    per_lesion = info.get("per_lesion", 0)
     if not isinstance(per_lesion, int):
-        raise DataError(f"{where}/task.json", f"per_lesion must be a count, got {per_lesion!r}", fix)
+        raise DataError(f"{where}/task.json", f"per_lesion must be a count, got {per_lesion!r}", TRAIN_ANEW)
     try:
         predictions = Predictions.from_csv((folder / "predictions.csv").read_text(encoding="utf-8"), classes)
     except (OSError, ValueError) as error:
-        raise DataError(f"{where}/predictions.csv", f"it cannot be read ({error})", fix) from error
+        raise DataError(f"{where}/predictions.csv", f"it cannot be read ({error})", TRAIN_ANEW) from error
+    split = step.split
     truth = [(lesion.lesion_id, lesion.patient_id, lesion.label) for lesion in folds.lesions if lesion.fold == split]
     names = [classes[label] for label in predictions.labels]
     rows = list(zip(predictions.lesion_ids, predictions.patient_ids, names, strict=True))
     if rows != truth or set(predictions.folds) != {split}:
-        raise DataError(f"{where}/predictions.csv", f"its lesions are not those of fold {split} in folds.json", fix)
-    return TaskResult(folder.name, "classic", group_size, per_lesion, split, seed, info, predictions)
+        rule = f"its lesions are not those of fold {split} in folds.json"
+        raise DataError(f"{where}/predictions.csv", rule, TRAIN_ANEW)
+    return TaskResult(step.name, step.arm, step.size, per_lesion, split, step.seed, info, predictions)
 
 
 def _columns(classes: tuple[str, ...]) -> list[str]:
     return ["lesion_id", "patient_id", "fold", "label", "predicted", *(f"p_{name}" for name in classes)]
-
-
-def _check_arm(arm: str) -> None:
-    if arm not in ARMS:
-        raise ConfigError("arm", f"there is no arm {arm!r}", f"Choose one of {', '.join(ARMS)}")
 
 
 def read_json(

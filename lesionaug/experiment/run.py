@@ -1,11 +1,11 @@
-"""`lesionaug run`: the classic half of the protocol (section IV-B), resumable per trained model."""
+"""`lesionaug run`: the whole protocol (section IV), resumable step by step."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,30 @@ from lesionaug.data.folds import Folds, make_folds
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
-from lesionaug.errors import ConfigError, DataError, LesionaugError
+from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment.config import RunConfig, difference, preset
-from lesionaug.experiment.machine import check_versions, cpu_model, device_name, num_cores, resolve_device, threads
+from lesionaug.experiment.graph import committed
+from lesionaug.experiment.machine import check_versions, cpu_model, device_name, num_cores, resolve_device
+from lesionaug.experiment.protocol import FOLDERS, STAGES, Step, describe, plan_steps, with_needs
 from lesionaug.experiment.results import (
     RUN_SCHEMA,
+    check_folders,
     folds_sha256,
     load_config,
     load_info,
     load_run_folds,
-    load_task_info,
+    make_ground,
 )
-from lesionaug.experiment.task import Task, TaskRunner, describe, plan_tasks
-from lesionaug.experiment.workers import as_task_failed, run_in_processes
+from lesionaug.experiment.schedule import bundles, connected, run_here, run_in_processes, run_on_cluster
+from lesionaug.experiment.steps import WORKING, Workshop
 from lesionaug.training.classifier import Progress
 from lesionaug.training.lane_choice import fastest_lanes
 
-STAGES = ("folds", "classic")
-SAMPLES_WORTH_A_PROCESS = 2000  # about five seconds of training the paper's network on one core
-_OURS = frozenset({".lock", "config.json", "run.json", "folds.json", "models", "pictures", "report", "report.html"})
+ONLY = ("folds", *STAGES)
+COST_WORTH_A_PROCESS = 3e10  # multiply-adds: about five seconds on one core, where starting a process takes two
+_OURS = frozenset(
+    {".lock", "config.json", "run.json", "folds.json", WORKING, "pictures", "report", "report.html", *FOLDERS.values()}
+)
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,22 @@ class RunOutcome:
         config: The resolved configuration.
         kind: "phantom", "imported" or "user".
         folds: Of the run.
-        tasks: Every task of the run.
+        steps: Every step of the run.
         done_before: Names of those that were committed before the call.
-        trained: Names of those that it trained.
+        made: Names of those that it carried out.
     """
 
     config: RunConfig
     kind: str
     folds: Folds
-    tasks: tuple[Task, ...]
+    steps: tuple[Step, ...]
     done_before: tuple[str, ...]
-    trained: tuple[str, ...]
+    made: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return len(self.done_before) + len(self.made) == len(self.steps)
 
 
 def run_experiment(
@@ -69,12 +79,15 @@ def run_experiment(
     dry_run: bool = False,
     workers: int | None = None,
     lanes: bool = False,
+    scheduler: str | None = None,
+    local_cluster: int | None = None,
     command: str = "run",
 ) -> RunOutcome:
     """Run the experiment, or what is missing of it.
 
-    Every trained model is committed by a rename, so a killed run loses at most the models in training; the same call
-    again resumes. Which worker trains what, and when, changes no bit of the result.
+    Every step is committed by a rename, so a killed run loses at most the steps that were under way, of a GAN what it
+    did since its last checkpoint; the same call again resumes. Which worker does what, and when, changes no bit of the
+    result.
 
     On the CPU tasks run in spawned processes, so a script that calls this needs `if __name__ == "__main__":`, as with
     every use of multiprocessing; `workers=1` trains in this process.
@@ -83,12 +96,14 @@ def run_experiment(
         store_path: ROI store with a class for every lesion.
         run_dir: The run's folder; made if missing.
         config: What to run; None resumes with the folder's own configuration (`quick` for a new folder).
-        progress: Called as (optimiser steps done, in all, text).
-        only: A stage, "folds" or "classic"; None is all.
+        progress: Called as (done, in all, text), in thousandths.
+        only: "folds", or one of `protocol.STAGES` with all that it needs; None is everything.
         dry_run: Plan and check only, write nothing.
         workers: Processes on the CPU; None is one per core that `threads_per_task` leaves, fewer for little work.
         lanes: On a GPU, train many models at once (training/lanes.py); how many is measured at the first call on a
             machine. Each is equal to one trained by itself but for rounding.
+        scheduler: Address of a Dask scheduler whose workers see the same files; for one's own cluster.
+        local_cluster: Or a number of `dask.distributed` workers on this machine.
         command: How the run was asked for, without paths; saved in run.json.
 
     Raises:
@@ -98,10 +113,15 @@ def run_experiment(
         TaskFailed: A task failed; committed ones stay.
     """
     store_path, run_dir = Path(store_path), Path(run_dir)
-    if only is not None and only not in STAGES:
-        raise ConfigError("--only", f"there is no stage {only!r}", f"Choose one of {', '.join(STAGES)}")
-    if workers is not None and workers < 1:
-        raise ConfigError("--workers", f"at least one is needed, got {workers}", "Leave it out for one per core")
+    if only is not None and only not in ONLY:
+        raise ConfigError("--only", f"there is no stage {only!r}", f"Choose one of {', '.join(ONLY)}")
+    for option, number in (("--workers", workers), ("--local-cluster", local_cluster)):
+        if number is not None and number < 1:
+            raise ConfigError(option, f"at least one is needed, got {number}", "Leave it out for one per core")
+    if sum(how is not None and how is not False for how in (workers, scheduler, local_cluster, lanes or None)) > 1:
+        raise ConfigError(
+            "--scheduler", "--workers, --lanes, --local-cluster and --scheduler exclude each other", "Choose one"
+        )
     store_hash = manifest_sha256(store_path)
     rois = load_rois(store_path)
     # Every fault of the input shows before a file is written.
@@ -110,26 +130,43 @@ def run_experiment(
         raise ConfigError(
             "--lanes", "many models at once are for a GPU; on the CPU every core trains one by itself", "Leave it out"
         )
-    tasks = plan_tasks(config, folds)
+    steps = plan_steps(config, folds, len(rois.classes))
     if dry_run:
-        return RunOutcome(config, rois.kind, folds, tasks, _committed(run_dir, tasks, config), ())
+        done = _done(run_dir, steps, config) if (run_dir / "config.json").exists() else ()
+        return RunOutcome(config, rois.kind, folds, steps, done, ())
     check_own_folder(run_dir, _OURS, "run")
     run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir):
         config, folds = _settle(run_dir, config, rois, store_hash)  # again: another process may have begun meanwhile
-        done_before = _committed(run_dir, tasks, config)
-        remove_leftovers(run_dir, run_dir / "models")
+        remove_leftovers(run_dir, *(run_dir / name for name in FOLDERS.values()))
         if not (run_dir / "config.json").exists():
             folds.save(run_dir / "folds.json")
             described = _describe_run(rois, store_hash, config, command)
             write_json_atomic(run_dir / "run.json", {**described, "folds_sha256": folds_sha256(run_dir)})
             # Last, for its presence says that the two above are whole.
             write_json_atomic(run_dir / "config.json", config.model_dump(mode="json"))
-        (run_dir / "models").mkdir(exist_ok=True)
-        missing = [] if only == "folds" else [task for task in tasks if task.name not in done_before]
+        done_before = _done(run_dir, steps, config)
+        wanted: Sequence[Step] = steps
+        if only is not None:
+            wanted = with_needs(steps, [step.name for step in steps if step.stage == only])
+        missing = [step for step in wanted if step.name not in done_before]
         _remove_incomplete(run_dir, missing)
-        _train(missing, config, rois, folds, store_path, run_dir, progress, workers, lanes)
-        return RunOutcome(config, rois.kind, folds, tasks, done_before, tuple(task.name for task in missing))
+        total = sum(step.cost for step in missing)
+        shares: dict[str, float] = {}
+
+        def on_step(step: Step, share: float, text: str) -> None:
+            shares[step.name] = share * step.cost
+            if progress is not None:
+                done = min(round(1000 * sum(shares.values()) / max(total, 1.0)), 1000)
+                progress(done, 1000, f"{describe(step)}, {text}")
+
+        if scheduler is not None or local_cluster is not None:
+            with connected(scheduler, local_cluster) as client:
+                run_on_cluster(missing, client, store_path, run_dir, config.device, on_step)
+        else:
+            _run_on_this_machine(missing, config, rois, folds, store_path, run_dir, on_step, workers, lanes)
+        shutil.rmtree(run_dir / WORKING, ignore_errors=True)
+        return RunOutcome(config, rois.kind, folds, steps, done_before, tuple(step.name for step in missing))
 
 
 def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash: str) -> tuple[RunConfig, Folds]:
@@ -171,71 +208,51 @@ def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash:
     return saved, folds
 
 
-def _train(
-    tasks: Sequence[Task],
+def _run_on_this_machine(
+    steps: Sequence[Step],
     config: RunConfig,
     rois: RoiBatch,
     folds: Folds,
     store_path: Path,
     run_dir: Path,
-    progress: Progress | None,
+    on_step: Callable[[Step, float, str], None],
     workers: int | None,
     lanes: bool,
 ) -> None:
-    if not tasks:
+    if not steps:
         return
-    longest_first = sorted(tasks, key=lambda task: (-task.num_steps, -task.num_images, task.name))
-    total = sum(task.num_steps for task in tasks)
-    steps: dict[str, int] = {}
-
-    def on_step(task: Task, done: int, text: str) -> None:
-        steps[task.name] = done
-        if progress is not None:
-            progress(sum(steps.values()), total, f"{describe(task)}, {text}")
-
-    num_workers = workers or _worth(total * config.classifier.batch_size, num_cores() // config.threads_per_task)
-    num_workers = min(num_workers, len(tasks))
+    cost = sum(step.cost for step in steps)
+    num_workers = workers or max(1, min(num_cores() // config.threads_per_task, round(cost / COST_WORTH_A_PROCESS)))
+    num_workers = min(num_workers, len(steps))
     if config.device == "cpu" and num_workers > 1:
-        run_in_processes(
-            longest_first, num_workers, store_path, run_dir, on_step, lambda task: on_step(task, task.num_steps, "done")
-        )
+        run_in_processes(steps, num_workers, store_path, run_dir, on_step)
         return
-    with threads(config.threads_per_task):
-        runner = TaskRunner(rois, folds, config, run_dir)
-        if lanes:
-            device = torch.device(config.device)
-            choice = fastest_lanes(config.cnn, config.classifier, len(rois.classes), device)
-            runner.run_together(longest_first, choice, on_step)
-            return
-        for task in longest_first:
-            try:
-                runner.run(task, _step_of(task, on_step))
-            except LesionaugError:
-                raise
-            except Exception as error:
-                raise as_task_failed(task, error) from error
+    workshop = Workshop(rois, folds, config, run_dir, make_ground(config, load_info(run_dir)))
+    if not lanes:
+        run_here(steps, workshop, on_step)
+        return
+    choice = fastest_lanes(config.cnn, config.classifier, len(rois.classes), torch.device(config.device))
+    left = {step.name: step for step in steps}
+    for members in bundles(steps).values():
+        before = _before(members, left)
+        run_here(before, workshop, on_step)
+        report = lambda step, done, total, text: on_step(step, done / max(total, 1), text)  # noqa: E731
+        workshop.run_together(members, choice, report)
+        for step in (*before, *members):
+            left.pop(step.name)
+    run_here(list(left.values()), workshop, on_step)
 
 
-def _worth(num_samples: int, num_cores: int) -> int:
-    """Choose a number of processes: starting one costs two seconds, so each must have that much to do and more."""
-    return max(1, min(num_cores, num_samples // SAMPLES_WORTH_A_PROCESS))
-
-
-def _step_of(task: Task, on_step: Callable[[Task, int, str], None]) -> Progress:
-    return lambda done, _, text: on_step(task, done, text)
-
-
-def _committed(run_dir: Path, tasks: Sequence[Task], config: RunConfig) -> tuple[str, ...]:
-    """Name the tasks whose folder is there: it is renamed into place only when complete.
-
-    Raises:
-        DataError: A model of another configuration, or one whose task.json cannot be read.
-    """
-    models = run_dir / "models"
-    done = [task for task in tasks if (models / task.name / "task.json").exists()]
-    for task in done:
-        load_task_info(models / task.name, task.group_size, task.split, task.seed, config)
-    return tuple(task.name for task in done)
+def _before(members: Sequence[Step], left: Mapping[str, Step]) -> list[Step]:
+    """What is still to be done before all of `members` can be, in the plan's order."""
+    found: set[str] = set()
+    waiting = [name for step in members for name in step.needs]
+    while waiting:
+        name = waiting.pop()
+        if name in left and name not in found:
+            found.add(name)
+            waiting += left[name].needs
+    return [step for name, step in left.items() if name in found]
 
 
 def _describe_run(rois: RoiBatch, store_hash: str, config: RunConfig, command: str) -> dict[str, Any]:
@@ -256,15 +273,26 @@ def _describe_run(rois: RoiBatch, store_hash: str, config: RunConfig, command: s
     }
 
 
-def _remove_incomplete(run_dir: Path, missing: Sequence[Task]) -> None:
-    """Remove folders of models about to be trained; only under the lock.
+def _done(run_dir: Path, steps: Sequence[Step], config: RunConfig) -> tuple[str, ...]:
+    """Name the steps that are done.
+
+    Raises:
+        DataError: A folder that is no step's, of another configuration, or one whose task.json cannot be read.
+    """
+    check_folders(run_dir, steps)
+    return tuple(committed(run_dir, steps, make_ground(config, load_info(run_dir))))
+
+
+def _remove_incomplete(run_dir: Path, missing: Sequence[Step]) -> None:
+    """Remove folders of steps about to be made; only under the lock.
 
     A folder without task.json is no half-written commit, for that is a rename of a whole folder: somebody deleted
-    files from it, and training it again is what they can only have meant.
+    files from it, and making it again is what they can only have meant. One with a task.json was made from other
+    results than those that are there now.
     """
-    for task in missing:
-        folder = run_dir / "models" / task.name
+    for step in missing:
+        folder = run_dir / step.folder
         if folder.is_symlink() or folder.is_file():
-            raise DataError(f"models/{task.name}", "this is a file or a link, not a model's folder", "Remove it")
+            raise DataError(step.folder, "this is a file or a link, not a step's folder", "Remove it")
         if folder.exists():
             shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Worker processes of a run on the CPU: each trains one task at a time, with its own threads and nothing shared."""
+"""Worker processes of a run on the CPU: each carries out one step at a time, with its own threads, nothing shared."""
 
 from __future__ import annotations
 
@@ -6,133 +6,147 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from lesionaug.errors import LesionaugError, TaskFailed
-from lesionaug.experiment.task import Task, TaskRunner, describe
+from lesionaug.experiment.protocol import Step, describe
+from lesionaug.experiment.steps import Workshop
+from lesionaug.training.classifier import Progress
+from lesionaug.training.device import is_out_of_memory
 
 SECONDS_BETWEEN_REPORTS = 0.2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-StepReport = Callable[[Task, int, str], None]  # (task, steps done of it, text)
-DoneReport = Callable[[Task], None]
 
 
 @dataclass
 class _Worker:
     process: SpawnProcess
     connection: Connection
-    task: Task | None = None
 
 
-def run_in_processes(
-    tasks: Sequence[Task], num_workers: int, store_path: Path, run_dir: Path, on_step: StepReport, on_done: DoneReport
-) -> None:
-    """Train tasks in spawned processes, handing out the next one as soon as a process is free.
-
-    When this process dies in any way, its workers notice at their next report and stop without committing anything.
+class Processes:
+    """Spawned processes that wait for steps; used by as many threads as there are processes.
 
     Args:
-        tasks: In the order in which they are handed out.
-        num_workers: Processes.
-        store_path: ROI store, opened by each worker itself.
+        count: Processes.
+        store_path: ROI store, opened by each itself.
         run_dir: Holds config.json and folds.json.
-        on_step: Called while a task trains.
-        on_done: Called when a task is committed.
-
-    Raises:
-        LesionaugError: The first failure; the other workers are stopped, committed tasks stay.
     """
-    waiting = deque(tasks)
-    workers: list[_Worker] = []
-    try:
+
+    def __init__(self, count: int, store_path: Path, run_dir: Path) -> None:
+        self._opened_with = store_path, run_dir
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all: list[_Worker] = []
+        self._lock = threading.Lock()
+        self._closed = False
         with _interrupts_ignored():  # workers inherit it: Ctrl-C is this process's to handle
-            for _ in range(min(num_workers, len(tasks))):
-                workers.append(_start(store_path, run_dir))
+            for _ in range(count):
+                self._idle.put(self._start())
+
+    def perform(self, step: Step, on_step: Progress, most_tries: int) -> None:
+        """Have a step carried out by a process that is free; wait for it.
+
+        Args:
+            step: Whose needs are committed.
+            on_step: Called as (done, in all, text) while it trains.
+            most_tries: In all, where processes are killed or memory runs out; other failures are never tried again.
+
+        Raises:
+            LesionaugError: It failed, or every process that tried was killed.
+        """
+        for tries in range(1, most_tries + 1):
+            worker = self._idle.get()
+            try:
+                worker.connection.send(step)
+                while (message := worker.connection.recv())[0] == "step":
+                    on_step(*message[1])
+            except (EOFError, OSError) as error:
+                worker.connection.close()
+                worker.process.join()
+                if self._closed:
+                    raise TaskFailed(describe(step), "the run was stopped", "Run again to resume") from error
+                self._idle.put(self._start())
+                if tries == most_tries:
+                    code = worker.process.exitcode
+                    killed = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
+                    raise TaskFailed(
+                        describe(step),
+                        f"its worker process {killed}, {tries} times",
+                        "If memory ran out, use fewer --workers; run again to resume",
+                    ) from error
+                continue
+            if message[0] == "memory" and tries < most_tries:
+                worker.process.join()  # a fresh process has all of the memory again
+                self._idle.put(self._start())
+                continue
+            self._idle.put(worker)
+            if message[0] != "done":
+                raise message[1]
+            return
+
+    def close(self) -> None:
+        """Stop every process at once: what is being trained holds nothing that a commit by rename does not protect."""
+        with self._lock:
+            self._closed = True
+            workers = list(self._all)
         for worker in workers:
-            _hand_out(worker, waiting)
-        while any(worker.task for worker in workers):
-            ready = wait([worker.connection for worker in workers if worker.task])
-            for worker in [worker for worker in workers if worker.connection in ready]:
-                _listen(worker, waiting, on_step, on_done)
-    finally:
-        for worker in workers:
-            if worker.task is not None:
-                worker.process.kill()  # holds nothing that a commit by rename does not protect
-            worker.connection.close()
+            worker.process.kill()
         for worker in workers:
             worker.process.join()
+            worker.connection.close()
 
-
-def _start(store_path: Path, run_dir: Path) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there, store_path, run_dir), daemon=True)
-    process.start()
-    there.close()  # so that a dead worker is an end of file here
-    return _Worker(process, here)
-
-
-def _hand_out(worker: _Worker, waiting: deque[Task]) -> None:
-    worker.task = waiting.popleft() if waiting else None
-    with contextlib.suppress(BrokenPipeError):  # died already: reading from it will tell
-        worker.connection.send(worker.task)
-
-
-def _listen(worker: _Worker, waiting: deque[Task], on_step: StepReport, on_done: DoneReport) -> None:
-    assert worker.task is not None
-    try:
-        kind, content = worker.connection.recv()
-    except (EOFError, OSError) as error:
-        worker.process.join()
-        code = worker.process.exitcode
-        killed = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        raise TaskFailed(
-            describe(worker.task),
-            f"its worker process {killed}",
-            "If memory ran out, use fewer --workers; run again to resume",
-        ) from error
-    if kind == "step":
-        on_step(worker.task, *content)
-    elif kind == "done":
-        done = worker.task
-        _hand_out(worker, waiting)
-        on_done(done)
-    else:
-        raise content
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=_work, args=(there, *self._opened_with), daemon=True)
+        with self._lock:
+            if self._closed:
+                raise TaskFailed("run", "it was stopped", "Run again to resume")
+            process.start()
+            there.close()  # so that a dead worker is an end of file here
+            worker = _Worker(process, here)
+            self._all.append(worker)
+        return worker
 
 
 def _work(connection: Connection, store_path: Path, run_dir: Path) -> None:
-    """Body of a worker process: receive a task, train it, say so; until None or the end of the pipe comes."""
-    task: Task | None = None
+    """Body of a worker process: receive a step, carry it out, say so; until the end of the pipe comes."""
+    step: Step | None = None
     _keep_freed_memory()
     try:
-        runner = TaskRunner.open(store_path, run_dir)
-        while (task := connection.recv()) is not None:
+        workshop = Workshop.open(store_path, run_dir)
+        while True:
+            step = connection.recv()
             report = _Reporter(connection)
-            runner.run(task, report.step, before_commit=report.parent_lives)
-            connection.send(("done", None))
+            try:
+                workshop.run(step, report.step, before_commit=report.parent_lives)
+            except LesionaugError as error:
+                connection.send(("failed", error))
+            else:
+                connection.send(("done", None))
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone: commit nothing more
         os._exit(1)
     except LesionaugError as error:
         connection.send(("failed", error))
     except Exception as error:
-        connection.send(("failed", as_task_failed(task, error)))
+        kind = "memory" if is_out_of_memory(error) else "failed"
+        connection.send((kind, as_task_failed(step, error)))
 
 
-def as_task_failed(task: Task | None, error: Exception) -> TaskFailed:
-    """Make one clear error of whatever stopped a training (None: what stopped a worker before its first)."""
+def as_task_failed(step: Step | None, error: BaseException) -> TaskFailed:
+    """Make one clear error of whatever stopped a step (None: what stopped a worker before its first)."""
     return TaskFailed(
-        describe(task) if task else "worker",
-        f"training stopped ({type(error).__name__}: {error})",
-        "Committed models are kept; run again to resume",
+        describe(step) if step else "worker",
+        f"it stopped ({type(error).__name__}: {error})",
+        "Committed steps are kept; run again to resume",
     )
 
 
@@ -155,7 +169,7 @@ class _Reporter:
     def step(self, done: int, total: int, text: str) -> None:
         now = time.monotonic()
         if done == total or now - self._reported >= SECONDS_BETWEEN_REPORTS:
-            self._connection.send(("step", (done, text)))
+            self._connection.send(("step", (done, total, text)))
             self._reported = now
 
     def parent_lives(self) -> None:

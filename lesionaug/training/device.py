@@ -16,4 +16,4 @@ def precision(bf16: bool, device: torch.device) -> contextlib.AbstractContextMan
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or on the host."""
     texts = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in texts)
