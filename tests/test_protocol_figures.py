@@ -121,7 +121,7 @@ def draw(name: str) -> Figure:
         return embedding_figure([("split 0", panels), ("split 1", panels)], kind="phantom", note=NOTE)
     if name == "embedding-5":
         one = panel("a model with a title that does not fit the width of its panel at all", LONG, 20, 300)
-        return embedding_figure([("split 0", [one])], kind="phantom", note=NOTE)
+        return embedding_figure([("split 0", [one, one])], kind="phantom", note=NOTE)
     if name == "forest":
         return forest_figure(comparison(), kind="phantom", reference=0.786, note=NOTE)
     if name == "forest-one":
@@ -347,13 +347,35 @@ def test_missing_parts_are_left_out() -> None:
     assert points(by_label(at_zero.axes[1])["_chosen DCGAN"][0]) == [(0, 50)]
 
 
-@pytest.mark.parametrize("start", [30, {"DCGAN": 30}])
+@pytest.mark.parametrize("start", [30, {"DCGAN": 30, "ACGAN": 120}])
 def test_arms_may_stand_on_another_group_than_the_optimum(start) -> None:
     lines = by_label(small(start=start).axes[1])
     assert points(lines["_join DCGAN"][0]) == [(30, 60), (60, 72)]
     assert points(lines["_chosen DCGAN"][0]) == [(120, 80)]
     join = points(lines["_join ACGAN"][0])
     assert join == ([(30, 60), (60, 71)] if start == 30 else [(120, 70), (150, 71)])
+    names = [text.get_text() for text in small(start=start).legends[0].get_texts()]
+    assert "DCGAN on top of +30 classic" in names
+    assert f"ACGAN on top of +{30 if start == 30 else 120} classic" in names
+
+
+def test_a_start_that_is_not_by_arm_is_refused() -> None:
+    with pytest.raises(ValueError, match="which classic group DCGAN stands on"):
+        small(start={"0": 120, "1": 30})  # by split
+    small(start={"0": 120}, arms={"DCGAN": []})
+
+
+def test_crowded_groups_keep_their_ticks_and_lose_labels() -> None:
+    arm = [group(size, 0.6) for size in (10, 20, 30, 60, 300, 310, 320, 3000)]
+    figure = small(arms={"DCGAN": arm}, chosen={})
+    figure_png(figure, dpi=100)
+    axis = figure.axes[1]
+    assert [int(x) for x in axis.get_xticks()] == [120, *(120 + g.size for g in arm)]
+    labels = [label for label in axis.get_xticklabels() if label.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    assert 4 <= len(labels) < 9
+    assert labels[0].get_text() == "120"
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 # --- Fig. 9 -----------------------------------------------------------------------------------------------------------
@@ -418,6 +440,8 @@ def test_forest_shows_values_intervals_and_seeds() -> None:
     rows = comparison()
     figure = forest_figure(rows, kind="phantom", reference=0.786)
     (axis,) = figure.axes
+    figure_png(figure, dpi=72)
+    assert axis.bbox.width > 0.45 * figure.bbox.width  # long names are broken, not given the room of the axis
     lines = by_label(axis)
     places = [float(lines[r.label][0].get_ydata()[0]) for r in rows[:-1]]
     assert places == sorted(places)

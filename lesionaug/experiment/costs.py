@@ -9,7 +9,7 @@ from lesionaug.training.classifier import ClassifierConfig
 from lesionaug.training.gan import GanConfig
 
 _BACKWARD = 2  # a backward pass costs twice the forward one
-_PLAIN = (
+PLAIN = (
     5e9  # multiply-adds a second of a core, what the steps without networks are counted by: only their order matters
 )
 
@@ -34,17 +34,17 @@ def images(config: GanConfig, count: int) -> float:
 def bovw(config: BovwConfig, num_lesions: int, image_size: int) -> float:
     """Of the baseline: some seconds."""
     patches = num_lesions * ((image_size - config.patch) // config.stride + 1) ** 2
-    return 20 * min(patches, config.max_patches) * config.words * config.components + 2 * _PLAIN
+    return 20 * min(patches, config.max_patches) * config.words * config.components + 2 * PLAIN
 
 
 def embedding(num_points: int) -> float:
     """Of a t-SNE: some seconds for a thousand points."""
-    return _PLAIN * (1 + num_points / 200)
+    return PLAIN * (1 + num_points / 200)
 
 
 def memorisation(per_class: int, num_lesions: int, num_classes: int) -> float:
     """Of comparing synthetic images with every view of every lesion."""
-    return _PLAIN * num_classes * (0.5 + num_lesions / num_classes * (0.02 + per_class / 10_000))
+    return PLAIN * num_classes * (0.5 + num_lesions / num_classes * (0.02 + per_class / 10_000))
 
 
 def _cnn(cnn: CnnConfig) -> float:

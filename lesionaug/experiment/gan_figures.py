@@ -125,19 +125,24 @@ def gallery_figure(
     """
     columns = max(len(row) for row in pairs.values())
     with drawing_style():
-        figure = Figure(figsize=(1.2 + 1.15 * columns, 0.6 + 3.9 * len(pairs)))
-        axes = figure.subplots(3 * len(pairs), columns, squeeze=False)
-        for block, (name, row) in enumerate(pairs.items()):
-            lines = axes[3 * block : 3 * block + 3]
-            for line, what in zip(lines, ("synthetic", "nearest training", "nearest held-out"), strict=True):
-                line[0].set_ylabel(f"{name}\n{what}" if what == "synthetic" else what, fontsize=8)
-            for column, (image, trained, held, to_trained, to_held) in enumerate(row):
-                for line, picture in zip(lines, (image, trained, held), strict=True):
-                    line[column].imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                lines[1][column].set_xlabel(f"1 \N{MINUS SIGN} r = {to_trained:.2f}", fontsize=7.5)
-                lines[2][column].set_xlabel(f"1 \N{MINUS SIGN} r = {to_held:.2f}", fontsize=7.5)
-        for axis in axes.ravel():
-            axis.set(xticks=[], yticks=[])
+        figure = Figure(figsize=(1.8 + 1.15 * columns, 0.6 + 3.9 * len(pairs)))
+        axes = figure.subplots(len(pairs), 1, squeeze=False)[:, 0]
+        for axis, (name, row) in zip(axes, pairs.items(), strict=True):
+            size = row[0][0].shape[-1]
+            down, right = round(1.22 * size), round(1.06 * size)
+            page = np.ones((3 * down, columns * right))  # one picture: a hundred axes take seconds to draw
+            for column, (*pictures, to_trained, to_held) in enumerate(row):
+                x = column * right
+                for line, picture in enumerate(pictures):
+                    page[line * down : line * down + size, x : x + size] = picture
+                for line, distance in ((1, to_trained), (2, to_held)):
+                    text = f"1 \N{MINUS SIGN} r = {distance:.2f}"
+                    axis.text(x + size / 2, line * down + size, text, ha="center", va="top", fontsize=7.5)
+            axis.imshow(page, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            labels = (f"{name}\nsynthetic", "nearest\ntraining", "nearest\nheld-out")
+            axis.set_xticks([])
+            axis.set_yticks([line * down + size / 2 for line in range(3)], labels, fontsize=8)
+            axis.tick_params(length=0)
             for spine in axis.spines.values():
                 spine.set_visible(False)
         _say(figure, kind, note)

@@ -32,7 +32,9 @@ def resolve_device(device: str) -> str:
 
 def device_name(device: str) -> str:
     """Name the GPU, or "cpu"."""
-    return str(torch.cuda.get_device_name()) if device == "cuda" else "cpu"
+    if device == "cpu":
+        return "cpu"
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else "GPUs of a cluster's workers"
 
 
 def num_cores() -> int:

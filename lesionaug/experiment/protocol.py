@@ -22,7 +22,7 @@ Stage = Literal["classic", "baseline", "dcgan", "acgan", "controls", "maps", "me
 STAGES: tuple[Stage, ...] = ("classic", "baseline", "dcgan", "acgan", "controls", "maps", "memorisation")
 SIZED = ("classic", "dcgan", "acgan", "equal-steps")  # arms that have one model for every group of Fig. 8
 INNER = "inner"  # classic groups inside the training folds, for the nested choice; no arm of the results
-ORIGINALS = "originals"  # DCGANs that have seen no classic augmentation
+ORIGINALS: Literal["originals"] = "originals"  # DCGANs that have seen no classic augmentation
 FOLDERS: Mapping[StepKind, str] = {
     "cnn": "models",
     "bovw": "models",
@@ -308,7 +308,8 @@ class _Planner:
         middle = config.synthetic_groups[len(config.synthetic_groups) // 2]
         for seed, size, split in itertools.product(config.seeds, group_sizes(config, control), self.splits):
             train = len(self.folds.train_ids(split))
-            steps, images, needs = None, train, (classic,)
+            steps: int | None = None
+            images, needs = train, tuple[str, ...]((classic,))
             if control == "equal-steps":
                 steps = config.classifier.num_steps(self._train_images(split, self._guess()))
             elif control == "longer":

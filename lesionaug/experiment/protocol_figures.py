@@ -123,11 +123,14 @@ def protocol_figure(
         synthetic: Arm -> its groups; `size` counts the synthetic samples alone.
         kind: Kind of the data, for the banner.
         optimum: The classic optimum, ringed; without one no arm is drawn.
-        start: The classic group that the arms (each arm, in a mapping) stand on; where None or left out, the optimum.
+        start: The classic group that the arms stand on: one for all, or arm -> group; None: the optimum.
         chosen: Arm -> the chosen number of synthetic samples, ringed.
         paper_classic: The paper's classic curve, or None.
         paper_synthetic: The paper's synthetic curve, or None. Its sizes are totals, as the axis counts.
         note: A line below the axes: what the choices saw, what is missing.
+
+    Raises:
+        ValueError: `start` is a mapping and does not name an arm that has groups.
     """
     lines = _series(classic, synthetic, optimum, start, chosen)
     papers = [(curve, style) for curve, style in ((paper_classic, "--"), (paper_synthetic, "-.")) if curve]
@@ -190,12 +193,14 @@ def _series(
     """The classic line, then the arms that have groups; none of these without an optimum."""
     by_size = {group.size: group for group in sorted(classic, key=lambda group: group.size)}
     found = [_Series("classic", 0, tuple(by_size.values()), optimum, None, BLUE, "o", 0.0)]
-    bases = start if isinstance(start, Mapping) else {} if start is None else dict.fromkeys(synthetic, start)
+    bases = start if isinstance(start, Mapping) else dict.fromkeys(synthetic, optimum if start is None else start)
     for name, groups in synthetic.items():
         if optimum is None or not groups:
             continue
+        base = bases.get(name)
+        if base is None:
+            raise ValueError(f"start does not say which classic group {name} stands on")
         number = len(found) - 1
-        base = bases.get(name, optimum)
         ordered = tuple(sorted(groups, key=lambda group: group.size))
         look = ARM_COLOURS[number % len(ARM_COLOURS)], ARM_MARKERS[number % len(ARM_MARKERS)]
         shift = (4.0 + 15.0 * (number // 2)) * (1 if number % 2 else -1)

@@ -14,6 +14,7 @@ import torch
 
 from lesionaug.data.files import check_own_folder, locked, remove_leftovers, write_json_atomic
 from lesionaug.data.folds import Folds, make_folds
+from lesionaug.data.provenance import content_hashes
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
@@ -125,7 +126,8 @@ def run_experiment(
     store_hash = manifest_sha256(store_path)
     rois = load_rois(store_path)
     # Every fault of the input shows before a file is written.
-    config, folds = _settle(run_dir, config, rois, store_hash)
+    elsewhere = scheduler is not None
+    config, folds = _settle(run_dir, config, rois, store_hash, elsewhere)
     if lanes and config.device == "cpu":
         raise ConfigError(
             "--lanes", "many models at once are for a GPU; on the CPU every core trains one by itself", "Leave it out"
@@ -137,7 +139,8 @@ def run_experiment(
     check_own_folder(run_dir, _OURS, "run")
     run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir):
-        config, folds = _settle(run_dir, config, rois, store_hash)  # again: another process may have begun meanwhile
+        # Again: another process may have begun meanwhile.
+        config, folds = _settle(run_dir, config, rois, store_hash, elsewhere)
         remove_leftovers(run_dir, *(run_dir / name for name in FOLDERS.values()))
         if not (run_dir / "config.json").exists():
             folds.save(run_dir / "folds.json")
@@ -169,15 +172,20 @@ def run_experiment(
         return RunOutcome(config, rois.kind, folds, steps, done_before, tuple(step.name for step in missing))
 
 
-def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash: str) -> tuple[RunConfig, Folds]:
+def _settle(
+    run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash: str, elsewhere: bool
+) -> tuple[RunConfig, Folds]:
     """Bring the wanted configuration and the folder's own together, and get the folds.
+
+    Where it is carried out `elsewhere`, on a cluster, a GPU need not be here.
 
     Raises:
         ConfigError: They differ, or the folder was begun on another store.
     """
     if not (run_dir / "config.json").exists():
         config = config or preset("quick")
-        config = config.model_copy(update={"device": resolve_device(config.device)})
+        if not (elsewhere and config.device == "cuda"):
+            config = config.model_copy(update={"device": resolve_device(config.device)})
         return config, make_folds(rois, config.folds.num_folds, config.folds.seed)
     saved = load_config(run_dir)
     if config is not None:
@@ -190,7 +198,8 @@ def _settle(run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash:
                 "this run was begun with another configuration",
                 "Repeat the old options to resume, or name a new run folder. Changed:\n  " + "\n  ".join(changed),
             )
-    resolve_device(saved.device)
+    if not elsewhere:
+        resolve_device(saved.device)
     info = load_info(run_dir)
     begun_on = info["store"]["manifest_sha256"]
     if begun_on != store_hash:
@@ -267,6 +276,7 @@ def _describe_run(rois: RoiBatch, store_hash: str, config: RunConfig, command: s
             "classes": list(rois.classes),
             "class_counts": {name: counts[name] for name in rois.classes},
         },
+        "contents": dict(zip(rois.lesion_ids, content_hashes(rois), strict=True)),
         "versions": versions(),
         "machine": {"cpu": cpu_model(), "cores": num_cores(), "device": device_name(config.device)},
         "command": command,

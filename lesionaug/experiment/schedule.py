@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesionaug.errors import ConfigError, EnvironmentProblem, LesionaugError, TaskFailed
+from lesionaug.experiment.machine import check_versions
 from lesionaug.experiment.protocol import Step, describe
+from lesionaug.experiment.results import load_info
 from lesionaug.experiment.steps import Workshop
 from lesionaug.experiment.workers import Processes, as_task_failed
 from lesionaug.training.device import is_out_of_memory
@@ -36,12 +38,12 @@ def build_graph(steps: Sequence[Step], perform: Callable[[Step], Any]) -> dict[s
         steps: What is to be done, each after those that it needs.
         perform: Carries out one.
     """
-    from dask import delayed
+    from dask.delayed import delayed
 
     nodes: dict[str, Any] = {}
     for step in steps:
         needs = [nodes[name] for name in step.needs if name in nodes]
-        node = delayed(functools.partial(_perform, perform, step), pure=False)  # type: ignore[no-untyped-call,attr-defined]
+        node = delayed(functools.partial(_perform, perform, step), pure=False)
         nodes[step.name] = node(needs, dask_key_name=step.name)
     return nodes
 
@@ -109,10 +111,10 @@ def run_in_processes(
 
 
 def _compute(steps: Sequence[Step], perform: Callable[[Step], Any], **how: Any) -> None:
-    import dask
+    from dask.base import compute
 
     nodes = build_graph(steps, perform)
-    dask.compute(*nodes.values(), optimize_graph=False, **how)  # type: ignore[attr-defined]
+    compute(*nodes.values(), optimize_graph=False, **how)
 
 
 def run_on_cluster(
@@ -200,12 +202,12 @@ def check_workers(client: Client, store_path: Path, run_dir: Path, device: str) 
         client.wait_for_workers(1, timeout=_SECONDS_TO_CONNECT)
     except TimeoutError as error:
         raise ConfigError("--scheduler", "the cluster has no worker", "Start `dask worker ADDRESS`") from error
-    blind = sorted(worker for worker, sees in client.run(_sees, store_path, run_dir).items() if not sees)
+    blind = [fault for fault in client.run(_fault, store_path, run_dir).values() if fault]
     if blind:
         raise ConfigError(
             "--scheduler",
-            f"{len(blind)} worker(s) see another store or run folder at that place, or none",
-            "Put both on a file system that all of them share, and give absolute paths",
+            f"{len(blind)} worker(s) cannot work on this run, the first because of {blind[0]}",
+            "Put store and run on a file system that all of them share, with the same versions everywhere",
         )
     if device == "cuda":
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
@@ -215,12 +217,14 @@ def check_workers(client: Client, store_path: Path, run_dir: Path, device: str) 
             )
 
 
-def _sees(store_path: Path, run_dir: Path) -> bool:
+def _fault(store_path: Path, run_dir: Path) -> str:
+    """Why a worker cannot take part; empty where it can."""
     try:
+        check_versions(run_dir.name, load_info(run_dir))
         Workshop.open(store_path, run_dir)
-    except LesionaugError:
-        return False
-    return True
+    except Exception as error:  # whatever it is, it would stop the first step too
+        return str(error)
+    return ""
 
 
 @contextmanager

@@ -351,7 +351,8 @@ class Workshop:
 
     def _together(self, steps: Sequence[Step], recipes: Mapping[str, Recipe]) -> tuple[Tensor, Tensor, dict[str, int]]:
         """The images of every training set one after another, smaller ones inside larger, and where each begins."""
-        images, labels, first, count = [], [], {}, 0
+        images, labels, count = [], [], 0
+        first: dict[str, int] = {}
         alike: dict[tuple[Any, ...], list[Step]] = {}
         for step in steps:
             recipe = recipes[step.name]
