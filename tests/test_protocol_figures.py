@@ -394,6 +394,7 @@ def test_embedding_shows_every_point_in_the_look_of_its_class() -> None:
         assert lesion.get_sizes()[0] > 2 * other.get_sizes()[0]
         assert lesion.get_zorder() > other.get_zorder()
         assert other.get_alpha() < 0.5
+        assert not other.get_rasterized()
         assert np.array_equal(lesion.get_facecolor()[0, :3], other.get_facecolor()[0, :3])
     lesions = [drawn[f"{name}, original=True"] for name in one.classes]
     assert len({tuple(scatter.get_facecolor()[0]) for scatter in lesions}) == 3
@@ -422,6 +423,20 @@ def test_embedding_has_a_row_per_split_and_one_legend() -> None:
     assert faces["CNN-AUG"] == faces["CNN-AUG-GAN"]  # a class keeps its colour, whatever its number in a panel
     alone = embedding_figure([("split 0", [panel("CNN-AUG", ("a", "b"), views=0)])], kind="phantom")
     assert [text.get_text() for text in alone.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_thousands_of_augmentations_stay_pale_and_are_one_picture() -> None:
+    few, many = panel("few", ("a", "b"), 20, 10), panel("many", ("a", "b"), 60, 480)
+    figure = embedding_figure([("split 0", [few, many])], kind="phantom")
+    scatters = [{s.get_label(): s for s in axis.collections} for axis in figure.axes]
+    light, lighter = (found["a, original=False"] for found in scatters)
+    assert lighter.get_alpha() < light.get_alpha() / 2
+    assert lighter.get_sizes()[0] < light.get_sizes()[0]
+    assert (light.get_rasterized(), lighter.get_rasterized()) == (False, True)
+    lesions = [found["a, original=True"] for found in scatters]
+    assert lesions[0].get_sizes()[0] == lesions[1].get_sizes()[0]
+    assert not lesions[1].get_rasterized()
+    assert len(figure_svg(figure)) < 600_000
 
 
 def test_embeddings_without_points_draw() -> None:
@@ -477,6 +492,14 @@ def test_forest_separates_its_groups() -> None:
 
     assert bold_and_separators([row("a", 0.5, "x"), row("b", 0.5, "x"), row("c", 0.5, "y")]) == (["x", "y"], 1)
     assert bold_and_separators([row("a", 0.5, ""), row("b", 0.5, "")]) == ([], 0)
+    figure = draw("forest")
+    figure_png(figure, dpi=100)
+    (axis,) = figure.axes
+    separators = [line.get_window_extent().y0 for line in axis.lines if line.get_color() == "#CCCCCC"]
+    assert len(separators) == 3
+    for label in axis.get_yticklabels():  # however many lines a name has
+        box = label.get_window_extent()
+        assert not [y for y in separators if box.y0 < y < box.y1], label.get_text()
     plain = forest_figure([row("a", 0.5, "")], kind="phantom")
     assert "reference" not in by_label(plain.axes[0])
     assert "single seeds" not in [text.get_text() for text in plain.legends[0].get_texts()]

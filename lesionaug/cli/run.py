@@ -223,8 +223,8 @@ def _print_plan(outcome: RunOutcome, workers: int | None) -> None:
     longest = max((seconds_of([step], rates) for step in left), default=0.0)
     together = show_seconds(max(seconds / at_once, longest))
     say(
-        f"{len(left)} of {len(outcome.steps)} steps to do on {outcome.config.device}: about {show_seconds(seconds)} one "
-        f"after another, {together} with {at_once} at a time. From a few training steps timed here just now; the "
+        f"{len(left)} of {len(outcome.steps)} steps to do on {outcome.config.device}: about {show_seconds(seconds)} "
+        f"one after another, {together} with {at_once} at a time. From a few training steps timed here just now; the "
         "optimum, which decides the sizes, is a guess."
     )
 

@@ -369,7 +369,7 @@ def embedding_figure(rows: Sequence[tuple[str, Sequence[EmbeddingPanel]]], *, ki
     columns = max((len(panels) for _, panels in rows), default=0) or 1
     names = list(dict.fromkeys(name for _, panels in rows for panel in panels for name in panel.classes))
     with drawing_style():
-        figure = Figure(figsize=(max(4.2, 0.4 + 3.3 * columns), 1.3 + 3.3 * max(1, len(rows))))
+        figure = Figure(figsize=(max(4.2, 0.4 + 3.3 * columns), 4.2))
         axes = figure.subplots(max(1, len(rows)), columns, squeeze=False)
         for axis in axes.ravel():
             axis.set(xticks=[], yticks=[])
@@ -389,6 +389,8 @@ def embedding_figure(rows: Sequence[tuple[str, Sequence[EmbeddingPanel]]], *, ki
         columns = max(1, min(len(texts), int(72 * width / (4.9 * longest + 32))))
         figure.legend(handles, texts, loc="outside upper center", ncols=columns, fontsize=8, columnspacing=1.2)
         _say(figure, kind, note)
+        beside = sum(text.count("\n") + 1 for text in texts) / columns + figure.get_supxlabel().count("\n")
+        figure.set_figheight(0.9 + 0.16 * beside + 3.3 * max(1, len(rows)))
     return figure
 
 
@@ -406,8 +408,10 @@ def _draw_embedding(axis: Axes, panel: EmbeddingPanel, names: Sequence[str]) -> 
             marker, colour = _class_look(names.index(name))
             if original:
                 look: dict[str, Any] = {"s": 34, "edgecolors": INK, "linewidths": 0.8, "zorder": 3}
-            else:  # thousands of them: one picture inside an SVG or PDF
-                look = {"s": 9, "linewidths": 0, "alpha": 0.35, "zorder": 2, "rasterized": len(drawn) > 1000}
+            else:  # thousands of them: smaller and paler, and one picture inside an SVG or PDF
+                few = min(1.0, 1500 / max(1, len(points)))
+                look = {"s": 3 + 6 * few, "linewidths": 0, "alpha": 0.35 * few**0.5, "zorder": 2}
+                look["rasterized"] = len(points) > 1500
             axis.scatter(drawn[:, 0], drawn[:, 1], color=colour, marker=marker, label=f"{name}, {original=}", **look)
     if len(points):
         centre = (points.min(axis=0) + points.max(axis=0)) / 2
@@ -444,17 +448,17 @@ def forest_figure(
                 if number:
                     axis.axhline(y - 0.45, color="#CCCCCC", linewidth=0.7, zorder=0)
                 if row.group:
-                    heads.add(len(places))
-                    places.append(y)
                     labels.append(_wrap(row.group, 2.3, 9))
-                    y += 0.45 * labels[-1].count("\n") + 0.95
+                    extra = 0.25 * labels[-1].count("\n")
+                    heads.add(len(places))
+                    places.append(y + extra)
+                    y += 0.95 + 2 * extra
             text = _wrap(row.label, 2.3, 9)
             extra = 0.25 * text.count("\n")  # half of what the lines beyond the first need
             places.append(y + extra)
             labels.append(text)
             _draw_forest_row(axis, row, y + extra, groups.index(row.group))
             y += 1.0 + 2 * extra
-        figure.set_figheight(1.5 + 0.32 * max(2.0, y))
         axis.set_ylim(y - 0.4, -0.6)
         axis.set_yticks(places, labels)
         for position, label in enumerate(axis.get_yticklabels()):
@@ -479,6 +483,7 @@ def forest_figure(
             texts.append(_wrap(f"{reference_label}: {100 * reference:.1f} %", 3.0, 8))
         figure.legend(handles, texts, loc="outside upper left", ncols=3, fontsize=8, columnspacing=1.2)
         _say(figure, kind, note)
+        figure.set_figheight(1.4 + 0.32 * max(2.0, y) + 0.15 * figure.get_supxlabel().count("\n"))
     return figure
 
 
