@@ -54,7 +54,7 @@ class RunOutcome:
         folds: Of the run.
         steps: Every step of the run.
         done_before: Names of those that were committed before the call.
-        made: Names of those that it carried out.
+        made: Names of those that are done since, which were not or whose inputs were missing.
     """
 
     config: RunConfig
@@ -297,12 +297,12 @@ def _remove_incomplete(run_dir: Path, missing: Sequence[Step]) -> None:
     """Remove folders of steps about to be made; only under the lock.
 
     A folder without task.json is no half-written commit, for that is a rename of a whole folder: somebody deleted
-    files from it, and making it again is what they can only have meant. One with a task.json was made from other
-    results than those that are there now.
+    files from it, and making it again is what they can only have meant. One with a task.json whose inputs are missing
+    stays: where they come out as they were, it is done.
     """
     for step in missing:
         folder = run_dir / step.folder
         if folder.is_symlink() or folder.is_file():
             raise DataError(step.folder, "this is a file or a link, not a step's folder", "Remove it")
-        if folder.exists():
+        if folder.exists() and not (folder / "task.json").exists():
             shutil.rmtree(folder)

@@ -137,25 +137,34 @@ class Workshop:
             DataError: Patients or pixels on both sides of a split, a training that diverged, damaged inputs.
         """
         started = time.monotonic()
-        with threads(self.config.threads_per_task), self._alone(step) as finished:
-            if finished:
-                return
+        with threads(self.config.threads_per_task), self._alone(step):
             inputs = inputs_of(self.run_dir, step, self.steps)
-            result = _FUNCTIONS[step.kind](self, step, progress)
-            if before_commit is not None:
-                before_commit()
-            commit(self.run_dir, step, self.ground, inputs, result, started)
+            if not self._is_done(step, inputs):
+                result = _FUNCTIONS[step.kind](self, step, progress)
+                if before_commit is not None:
+                    before_commit()
+                commit(self.run_dir, step, self.ground, inputs, result, started)
             shutil.rmtree(self.run_dir / WORKING / step.name, ignore_errors=True)
 
+    def _is_done(self, step: Step, inputs: Mapping[str, str]) -> bool:
+        """Whether it is there, made from these inputs; what was made from others is removed."""
+        folder = self.run_dir / step.folder
+        if not (folder / "task.json").exists():
+            return False
+        if read_task(self.run_dir, step).get("key") == self.ground.key(step, inputs):
+            return True
+        shutil.rmtree(folder)
+        return False
+
     @contextlib.contextmanager
-    def _alone(self, step: Step) -> Iterator[bool]:
-        """Hold a step's working folder; wait for a worker that was thought lost, and say whether it has finished."""
+    def _alone(self, step: Step) -> Iterator[None]:
+        """Hold a step's working folder; wait for a worker that was thought lost and is at it still."""
         folder = self.run_dir / WORKING / step.name
         while True:
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 with locked(folder):
-                    yield (self.run_dir / step.folder / "task.json").exists()
+                    yield
                 return
             except ConfigError as error:
                 if error.where != folder.name:
@@ -318,12 +327,15 @@ class Workshop:
         """
         started = time.monotonic()
         config = self.config
+        inputs = {step.name: inputs_of(self.run_dir, step, self.steps) for step in steps}
+        steps = [step for step in steps if not self._is_done(step, inputs[step.name])]
+        if not steps:
+            return
         recipes = {step.name: self.recipe(step) for step in steps}
         images, labels, first = self._together(steps, recipes)
         how = f"{choice.num_lanes} lanes, {choice.form}"
         counts = {step.name: self._count(step, recipes[step.name]) for step in steps}
         totals = {name: config.classifier.num_steps(count) for name, count in counts.items()}
-        inputs = {step.name: inputs_of(self.run_dir, step, self.steps) for step in steps}
         by_name = {step.name: step for step in steps}
 
         def on_trained(lane: Lane, trained: TrainedClassifier) -> None:
