@@ -47,7 +47,14 @@ def make_rois(seed: int = 0, labelled: bool = True) -> RoiBatch:
 
 def classic_only(**more: object) -> RunConfig:
     """The `tiny` preset without all that builds on the classic groups: 13 steps instead of 87."""
-    less = {"gans": (), "bovw": None, "controls": (), "embedding": None, "memorisation": None}
+    less = {
+        "classic_groups": (0, 30),
+        "gans": (),
+        "bovw": None,
+        "controls": (),
+        "embedding": None,
+        "memorisation": None,
+    }
     return preset("tiny").model_copy(update={**less, **more})
 
 

@@ -93,39 +93,44 @@ def test_lost_workers_change_no_bit_of_the_whole_protocol(store: Path, tmp_path:
     check_same(tmp_path / "there", tmp_path / "here")
 
 
+CALLS: list[str] = []
+PERFORM = schedule.perform_on_worker
+
+
+def runs_out(store_path: Path, run_dir: Path, step: Step) -> None:
+    CALLS.append(step.name)
+    if CALLS.count(step.name) < 3 and step.name == "cnn-classic-00000-split1-seed0":
+        raise MemoryError("out of memory")
+    PERFORM(store_path, run_dir, step)
+
+
+def is_wrong(store_path: Path, run_dir: Path, step: Step) -> None:
+    CALLS.append(step.name)
+    raise DataError("here", "a wrong value", "Correct it")
+
+
+def is_odd(store_path: Path, run_dir: Path, step: Step) -> None:
+    raise ZeroDivisionError("odd")
+
+
 def test_memory_that_ran_out_is_tried_again_and_wrong_values_are_not(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With workers that are threads of this process, so that what they call can be replaced."""
-    calls: list[str] = []
-    perform = schedule.perform_on_worker
-
-    def runs_out(store_path: Path, run_dir: Path, step: Step) -> None:
-        calls.append(step.name)
-        if calls.count(step.name) < 3 and step.name == "cnn-classic-00000-split1-seed0":
-            raise MemoryError("out of memory")
-        perform(store_path, run_dir, step)
-
-    monkeypatch.setattr(schedule, "perform_on_worker", runs_out)
+    CALLS.clear()
     with threads_as_workers() as address:
+        monkeypatch.setattr(schedule, "perform_on_worker", runs_out)
         run_experiment(store, tmp_path / "run", classic_only(), scheduler=address)
-        assert calls.count("cnn-classic-00000-split1-seed0") == 3
+        assert CALLS.count("cnn-classic-00000-split1-seed0") == 3
         assert load_run(tmp_path / "run").complete()
 
-        def wrong(store_path: Path, run_dir: Path, step: Step) -> None:
-            calls.append(step.name)
-            raise DataError("here", "a wrong value", "Correct it")
-
-        calls.clear()
-        monkeypatch.setattr(schedule, "perform_on_worker", wrong)
+        CALLS.clear()
+        monkeypatch.setattr(schedule, "perform_on_worker", is_wrong)
         with pytest.raises(DataError, match="here: a wrong value"):
             run_experiment(store, tmp_path / "other", classic_only(), scheduler=address)
-        assert len(calls) == len(set(calls))
+        assert len(CALLS) == len(set(CALLS))
 
-        def odd(store_path: Path, run_dir: Path, step: Step) -> None:
-            raise ZeroDivisionError("odd")
-
-        monkeypatch.setattr(schedule, "perform_on_worker", odd)
+        monkeypatch.setattr(schedule, "perform_on_worker", is_odd)
         with pytest.raises(TaskFailed, match=r"it stopped \(ZeroDivisionError: odd\)"):
             run_experiment(store, tmp_path / "another", classic_only(), scheduler=address)
 
@@ -160,17 +165,20 @@ def test_what_a_cluster_cannot_do_is_said_at_once(store: Path, tmp_path: Path) -
     assert not (tmp_path / "run3").exists()
 
 
+WHERE: dict[str, str] = {}
+
+
+def note_worker(store_path: Path, run_dir: Path, step: Step) -> None:
+    WHERE[step.name] = str(distributed.get_worker().name)
+
+
 def test_a_step_takes_one_gpu_of_a_worker(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers of which one has a GPU: it gets every training, and the rest goes anywhere."""
-    where: dict[str, str] = {}
-
-    def note(store_path: Path, run_dir: Path, step: Step) -> None:
-        where[step.name] = str(distributed.get_worker().name)
-
-    monkeypatch.setattr(schedule, "perform_on_worker", note)
+    WHERE.clear()
+    monkeypatch.setattr(schedule, "perform_on_worker", note_worker)
     monkeypatch.setattr(schedule, "check_workers", lambda *_: None)
     steps = run_experiment(store, tmp_path / "run", CONFIG, dry_run=True).steps
-    with threads_as_workers(name="plain") as address:
+    with threads_as_workers() as address:
 
         async def add() -> Any:
             return await distributed.Worker(address, name="gpu", resources={"GPU": 1}, nthreads=1)
@@ -179,10 +187,10 @@ def test_a_step_takes_one_gpu_of_a_worker(store: Path, tmp_path: Path, monkeypat
             worker = client.sync(add)
             schedule.run_on_cluster(steps, client, store, tmp_path, "cuda", lambda *_: None)
             client.sync(worker.close)
-    assert set(where) == {step.name for step in steps}
+    assert set(WHERE) == {step.name for step in steps}
     for step in steps:
         if step.kind in ("cnn", "gan", "synthetic"):
-            assert where[step.name] == "gpu"
+            assert WHERE[step.name] == "gpu"
 
 
 def test_the_script_for_slurm(store: Path, tmp_path: Path) -> None:
@@ -194,6 +202,7 @@ def test_the_script_for_slurm(store: Path, tmp_path: Path) -> None:
     assert spec.loader is not None
     job = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(job)
+    job.INTERFACE = "lo"
     assert (str(store), str(tmp_path / "run"), ["--preset", "paper"]) == (job.ROIS, job.RUN, job.MORE)
     with job.make_cluster() as found:
         text = found.job_script()

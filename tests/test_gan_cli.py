@@ -318,7 +318,7 @@ def test_an_evaluation(trained: Path, store: Path, tmp_path: Path, capsys, monke
     run = tmp_path / "run"
     run_experiment(store, run, preset("tiny"), workers=1)
     with_run = evaluate_gans(store, gans, run=run, per_class=20)
-    assert with_run.features_of == "the run's CNN of classic group 30 on this split"
+    assert with_run.features_of == "the run's CNN of classic group 100 on this split"
     other = preset("tiny").model_copy(update={"folds": preset("tiny").folds.model_copy(update={"seed": 1})})
     run_experiment(store, tmp_path / "run2", other, only="folds")
     with pytest.raises(ConfigError, match="other folds or another window"):

@@ -20,7 +20,13 @@ from tests.runs import make_store, predictions
 
 # Every kind of step, but for the maps and the memorisation, which take longest, and one control of each sort.
 CONFIG = preset("tiny").model_copy(
-    update={"memorisation": None, "embedding": None, "synthetic_groups": (30,), "controls": ("longer", "equal-count")}
+    update={
+        "classic_groups": (0, 30),
+        "memorisation": None,
+        "embedding": None,
+        "synthetic_groups": (30,),
+        "controls": ("longer", "equal-count"),
+    }
 )
 
 CHILD = """

@@ -236,7 +236,7 @@ def test_a_failure_in_this_process_is_a_task_that_failed(
 
     monkeypatch.setattr(Workshop, "run", out_of_memory)
     with pytest.raises(
-        TaskFailed, match=r"classic, group \d+, split \d, seed 0: it stopped \(RuntimeError: no memory left\)"
+        TaskFailed, match=r"(classic|inner), group \d+, .*, seed 0: it stopped \(RuntimeError: no memory left\)"
     ):
         run_experiment(store, tmp_path / "run", classic_only(), workers=1)
 
@@ -412,7 +412,7 @@ def test_a_worker_that_is_always_killed_is_one_clear_error(
 ) -> None:
     monkeypatch.setattr(workers_module.Processes, "_start", killed_at_once(workers_module.Processes._start, 99))
     with pytest.raises(
-        TaskFailed, match=r"classic, group \d+, split \d, seed 0: its worker process was killed by signal 9, 3 times"
+        TaskFailed, match=r"(classic|inner), group \d+, .*, seed 0: its worker process was killed by signal 9, 3 times"
     ) as caught:
         run_experiment(store, tmp_path / "run", classic_only(), workers=2)
     assert caught.value.exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,18 +42,25 @@ def call(*arguments: object) -> int:
 
 def test_a_run_from_plan_to_table(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "my run"
+    less = tmp_path / "less.toml"
+    less.write_text(
+        "classic_groups = [0, 30]\ngans = []\ncontrols = []\nbovw = false\nembedding = false\nmemorisation = false\n"
+    )
+    options = ("--preset", "tiny", "--config", less)
     assert call("run", store, run, "--preset", "tiny", "--dry-run") == 0
     planned = capsys.readouterr().out
-    assert "cnn-classic-00030-split2-seed0" in planned
-    assert "6 of 6 models to train, 72 steps of 16 images, on " in planned
+    assert re.search(r"controls .* synthetic-only cnn .* 3 .* 0 ", planned)
+    assert re.search(r"87 of 87 steps to do on cpu: about .* one after another", planned)
     assert not run.exists()
 
-    assert call("run", store, run, "--preset", "tiny", "--only", "folds") == 0
+    assert call("run", store, run, *options, "--only", "folds") == 0
     assert "Next: run again without --only" in capsys.readouterr().out
     assert call("status", run) == 0
     told = capsys.readouterr().out
-    assert "0 of 6 models are trained" in told
-    assert "missing: cnn-classic-00000-split0-seed0" in told
+    assert "0 of 13 steps are done, preset tiny." in told
+    assert "Missing: cnn-classic-00000-split0-seed0, " in told
+    assert call("audit", run) == 0
+    assert "Clean: 0 steps and 0 files looked at; 13 steps are not there." in capsys.readouterr().out
 
     assert call("run", store, run, "--workers", "1") == 0  # no options: the folder's own configuration
     shown = capsys.readouterr().out
@@ -65,10 +73,22 @@ def test_a_run_from_plan_to_table(store: Path, tmp_path: Path, capsys: pytest.Ca
     assert f"{100 * summary.accuracy:.1f} %" in row
     assert f"{100 * low:.1f} - {100 * high:.1f} %" in row
     assert (run / "pictures" / "pictures.json").exists()
-    assert load_run(run).info["command"] == "run --preset tiny"
+    assert load_run(run).info["command"] == "run --preset tiny --config FILE"
 
-    assert call("status", run) == 0
-    assert "6 of 6 models are trained" in capsys.readouterr().out
+    for more in ((), ("--watch",)):
+        assert call("status", run, *more) == 0
+        assert "13 of 13 steps are done" in capsys.readouterr().out
+    assert call("audit", run, "--rois", store) == 0
+    told = capsys.readouterr().out
+    assert "Clean: 13 steps and " in told
+    assert "By design: The classic optimum is chosen on the test folds" in told
+    with (run / "models" / "cnn-classic-00000-split0-seed0" / "predictions.csv").open("a") as file:
+        file.write("\n")
+    assert call("audit", run) == 1
+    assert "its bytes are not those that were committed" in capsys.readouterr().out
+
+    assert call("run", store, run, "--slurm-script", tmp_path / "job.py", "--preset", "paper", "--seeds", "1", "2") == 0
+    assert "['--preset', 'paper', '--seeds', '1', '2']" in (tmp_path / "job.py").read_text()
 
 
 def test_wrong_use_has_the_exit_code_of_its_kind(

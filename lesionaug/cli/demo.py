@@ -19,7 +19,7 @@ def demo(
     out: Path = Path("lesionaug-demo"),
     /,
     *,
-    preset: Literal["tiny", "demo", "quick", "paper"] = "demo",
+    preset: Literal["tiny", "demo", "quick", "laptop", "workstation", "paper"] = "demo",
     lesions: Annotated[tuple[int, int, int], Parameter(negative=())] = DEMO_LESIONS,
     seed: int = 0,
     workers: int | None = None,
@@ -31,7 +31,7 @@ def demo(
 
     Args:
         out: Folder for the phantom, the ROI store and the run.
-        preset: Size of the experiment: tiny, demo, quick or paper.
+        preset: Size of the experiment; see `lesionaug run --help`.
         lesions: Cysts, metastases and hemangiomas of the phantom.
         seed: Of the phantom.
         workers: Processes to train in; default one per core.
@@ -55,7 +55,7 @@ def demo(
     if not store.exists():
         with progress("2/4 Importing lesions") as step:
             import_source(phantom, store, progress=step)
-    with progress("3/4 Training classifiers") as step:
+    with progress("3/4 Running the experiment") as step:
         run_experiment(store, run, preset_config(preset), progress=step, workers=workers, command="demo")
     with progress("4/4 Writing the report") as step:
         report = write_report(run, store, step)

@@ -9,20 +9,23 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 
-def report(run: Path, /, *, rois: Path | None = None) -> None:
+def report(run: Path, /, *, rois: Path | None = None, share: bool = False) -> None:
     """Write RUN/report.html, and the figures, tables and numbers as files in RUN/report.
 
     A run that is not complete gives a page that says what is missing.
 
     Args:
         run: Folder of `lesionaug run`.
-        rois: The run's ROI store: adds the pictures of ROIs and augmentations, which are kept in RUN/pictures.
+        rois: The run's ROI store: adds the pictures of ROIs, augmentations and synthetic ROIs, which are kept in
+            RUN/pictures.
+        share: Write RUN/report-share.html and RUN/report-share instead, without images of patients or of GANs, and
+            without names of lesions and patients.
     """
     from lesionaug.cli.progress import progress
     from lesionaug.experiment.report import write_report
 
     with progress("Writing the report") as step:
-        path = write_report(run, rois, step)
+        path = write_report(run, rois, step, share=share)
     print(path)
 
 

@@ -117,12 +117,19 @@ def evaluate_gans(
     classifier, features_of = _classifier(config, folds, train, folder, run, Path(store_path), progress)
     results, pairs = {}, {}
     for gan in trained.gans.values():
-        for name in gan.info["classes"]:
-            label = gan.info["classes"].index(name) if gan.generator.num_classes else None
-            images = sample(gan, per_class, derive_seed(f"evaluate-{seed}-{name}"), label)
-            results[name], pairs[name] = evaluate_class(
-                images, train, test, gan, config.image, config.plan, classifier, name, seed
+        images = {
+            name: sample(
+                gan,
+                per_class,
+                derive_seed(f"evaluate-{seed}-{name}"),
+                gan.info["classes"].index(name) if gan.generator.num_classes else None,
             )
+            for name in gan.info["classes"]
+        }
+        for name, found in evaluate_gan(
+            gan, images, train, test, config.image, config.plan, classifier, dict.fromkeys(images, seed)
+        ).items():
+            results[name], pairs[name] = found
     write_json_atomic(
         folder / "evaluation.json",
         {
@@ -212,42 +219,85 @@ def _features(classifier: TrainedClassifier, images: Tensor) -> FeatureArray:
     return directions
 
 
-def evaluate_class(
+Pairs = list[tuple[Any, Any, Any, float, float]]  # for `gallery_figure`
+
+
+def evaluate_gan(
+    gan: SavedGan,
+    images: Mapping[str, Tensor],
+    train: RoiBatch,
+    test: RoiBatch,
+    image: ImageConfig,
+    plan: PlanConfig,
+    classifier: TrainedClassifier,
+    seeds: Mapping[str, int],
+) -> dict[str, tuple[dict[str, Any], Pairs]]:
+    """Compare synthetic images of a GAN, class by class, with training lesions and with held-out ones.
+
+    Args:
+        gan: What made the images.
+        images: Class -> [N, 1, S, S] float32 in (0, 1).
+        train: The split's training lesions, of every class.
+        test: Its held-out lesions.
+        image: Window and resampling.
+        plan: Classic augmentation.
+        classifier: Gives the features; trained on this split's training folds alone.
+        seeds: Class -> seed of its bootstraps.
+
+    Returns:
+        Class -> its numbers, as in evaluation.json, and the closest pairs for `gallery_figure`.
+
+    Raises:
+        DataError: Fewer than two patients of a class on either side.
+    """
+    size, window = gan.config.network.image_size, image.window_hu
+    # An ACGAN may repeat a lesion of another class too.
+    learned = train if gan.generator.num_classes else of_classes(train, list(images))
+    sides = {name: (of_classes(train, [name]), of_classes(test, [name])) for name in images}
+
+    def originals(rois: RoiBatch) -> Tensor:
+        return build_pool(rois, 0, size=size, plan=plan, image=image).images[0]
+
+    for name in images:
+        for side, where in zip(sides[name], ("training", "held-out"), strict=True):
+            if len(set(side.patient_ids)) < 2:
+                raise DataError("ROIs", f"{name} has fewer than two {where} patients", "Choose another split")
+    # In one pass, for the views of a lesion are what takes time: training lesions, synthetic images, held-out lesions.
+    queries = [originals(learned)]
+    for name, made in images.items():
+        queries += [made, originals(sides[name][1])]
+    near, begin = nearest_views(torch.cat(queries), learned, window), len(learned)
+    limit = copy_limit_of(near.distance[:begin], learned.patient_ids)
+    found = {}
+    for name, made in images.items():
+        middle, end = begin + len(made), begin + len(made) + len(sides[name][1])
+        found[name] = _evaluate_class(
+            made, *sides[name], gan, image, plan, classifier, name, seeds[name], limit,
+            near_learned=Nearest(near.distance[begin:middle], near.view[begin:middle]),
+            held_to_learned=near.distance[middle:end],
+            own=[i for i, label in enumerate(learned.labels.tolist()) if learned.classes[label] == name],
+        )  # fmt: skip
+        begin = end
+    return found
+
+
+def _evaluate_class(
     images: Tensor,
-    all_train: RoiBatch,
-    all_test: RoiBatch,
+    train: RoiBatch,
+    test: RoiBatch,
     gan: SavedGan,
     image: ImageConfig,
     plan: PlanConfig,
     classifier: TrainedClassifier,
     name: str,
     seed: int,
-) -> tuple[dict[str, Any], list[tuple[Any, Any, Any, float, float]]]:
-    """Compare synthetic images of one class with the training lesions of it and with the held-out ones.
-
-    Args:
-        images: [N, 1, S, S] float32 in (0, 1), what the GAN made of the class.
-        all_train: The split's training lesions, of every class.
-        all_test: Its held-out lesions.
-        gan: What made the images.
-        image: Window and resampling.
-        plan: Classic augmentation.
-        classifier: Gives the features; trained on this split's training folds alone.
-        name: The class.
-        seed: Of the bootstraps.
-
-    Returns:
-        Its numbers, as in evaluation.json, and the closest pairs for `gallery_figure`.
-
-    Raises:
-        DataError: Fewer than two patients on either side.
-    """
-    train, test = of_classes(all_train, [name]), of_classes(all_test, [name])
-    for side, where in ((train, "training"), (test, "held-out")):
-        if len(set(side.patient_ids)) < 2:
-            raise DataError("ROIs", f"{name} has fewer than two {where} patients", "Choose another split")
-    # An ACGAN may repeat a lesion of another class too.
-    learned = all_train if gan.generator.num_classes else train
+    limit: float,
+    *,
+    near_learned: Nearest,
+    held_to_learned: npt.NDArray[np.float32],
+    own: list[int],
+) -> tuple[dict[str, Any], Pairs]:
+    """Compare images with the lesions of their class; `own` are the columns of its training lesions."""
     size, window = gan.config.network.image_size, image.window_hu
     label = train.classes.index(name)
 
@@ -277,13 +327,7 @@ def evaluate_class(
     # One view of each lesion, turned like any other: several of one would be each other's neighbours.
     one_train, one_test = reference[len(train) : 2 * len(train)], of_held[len(test) : 2 * len(test)]
     near_test = nearest_views(images, test, window)
-    # In one pass, for the views of a lesion are what takes time: synthetic images, held-out lesions, training lesions.
-    queries = torch.cat([images, of_test[0], views(learned, 0)[0]])
-    near_learned = nearest_views(queries, learned, window)
-    distance = near_learned.distance
-    own = [i for i, lesion_id in enumerate(learned.lesion_ids) if lesion_id in set(train.lesion_ids)]
-    near_train = Nearest(distance[: len(images), own], near_learned.view[: len(images), own])
-    limit = copy_limit_of(distance[-len(learned) :], learned.patient_ids)
+    near_train = Nearest(near_learned.distance[:, own], near_learned.view[:, own])
 
     def copies(distance: npt.NDArray[np.float32]) -> float:
         return float((distance.min(axis=1) < limit).mean())
@@ -317,8 +361,8 @@ def evaluate_class(
             ),
             "copy_limit": limit,
             "copies": {
-                "synthetic": copies(distance[: len(images)]),
-                "held-out lesions": copies(distance[len(images) : -len(learned)]),
+                "synthetic": copies(near_learned.distance),
+                "held-out lesions": copies(held_to_learned),
             },
             "membership_by_discriminator": asdict(_by_discriminator(gan, of_train[0], of_test[0], train, test, label)),
             "membership_by_distance": asdict(

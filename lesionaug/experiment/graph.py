@@ -114,12 +114,27 @@ def committed(run_dir: Path, steps: Iterable[Step], ground: Ground) -> dict[str,
         if not (run_dir / step.folder / "task.json").exists():
             continue
         info = read_task(run_dir, step)
-        if info.get("config_sha256") != ground.config_sha256:
-            raise DataError(f"{step.folder}/task.json", "it belongs to another configuration", TRAIN_ANEW)
+        _check_configuration(step, info, ground.config_sha256)
         inputs = {name: done[name] for name in step.needs if name in done}
         if len(inputs) == len(step.needs) and info.get("key") == ground.key(step, inputs):
             done[step.name] = info["output_sha256"]
     return done
+
+
+def check_configuration(run_dir: Path, steps: Iterable[Step], config_sha256: str) -> None:
+    """Refuse steps of another configuration, in a folder that has lost its own.
+
+    Raises:
+        DataError: Naming one.
+    """
+    for step in steps:
+        if (run_dir / step.folder / "task.json").exists():
+            _check_configuration(step, read_task(run_dir, step), config_sha256)
+
+
+def _check_configuration(step: Step, info: Mapping[str, Any], config_sha256: str) -> None:
+    if info.get("config_sha256") != config_sha256:
+        raise DataError(f"{step.folder}/task.json", "it belongs to another configuration", TRAIN_ANEW)
 
 
 def inputs_of(run_dir: Path, step: Step, by_name: Mapping[str, Step]) -> dict[str, str]:

@@ -20,12 +20,13 @@ from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment.config import RunConfig, difference, preset
-from lesionaug.experiment.graph import committed
+from lesionaug.experiment.graph import check_configuration, committed
 from lesionaug.experiment.machine import check_versions, cpu_model, device_name, num_cores, resolve_device
 from lesionaug.experiment.protocol import FOLDERS, STAGES, Step, describe, plan_steps, with_needs
 from lesionaug.experiment.results import (
     RUN_SCHEMA,
     check_folders,
+    config_sha256,
     folds_sha256,
     load_config,
     load_info,
@@ -143,6 +144,7 @@ def run_experiment(
         config, folds = _settle(run_dir, config, rois, store_hash, elsewhere)
         remove_leftovers(run_dir, *(run_dir / name for name in FOLDERS.values()))
         if not (run_dir / "config.json").exists():
+            check_configuration(run_dir, steps, config_sha256(config))
             folds.save(run_dir / "folds.json")
             described = _describe_run(rois, store_hash, config, command)
             write_json_atomic(run_dir / "run.json", {**described, "folds_sha256": folds_sha256(run_dir)})

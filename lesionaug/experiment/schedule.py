@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -138,7 +139,6 @@ def run_on_cluster(
         LesionaugError: The first failure; what was committed stays.
     """
     from distributed import as_completed
-    from distributed.scheduler import KilledWorker
 
     store_path, run_dir = store_path.resolve(), run_dir.resolve()
     check_workers(client, store_path, run_dir, device)
@@ -146,36 +146,46 @@ def run_on_cluster(
     left, tries = {step.name: step for step in steps}, 0
     while left:
         tries += 1
-        nodes = build_graph(list(left.values()), perform)
-        resources = {
-            nodes[name]: {"GPU": 1} for name, step in left.items() if device == "cuda" and step.kind in _GPU_KINDS
-        }
-        futures = client.compute(
-            list(nodes.values()), optimize_graph=False, resources=resources or None, allow_other_workers=False
-        )
-        failed: Exception | None = None
+        futures: dict[str, Any] = {}
+        names: dict[str, str] = {}
+        for step in left.values():
+            needs = [futures[name] for name in step.needs if name in futures]
+            on_gpu = device == "cuda" and step.kind in _GPU_KINDS
+            key = f"{step.name}-{uuid.uuid4().hex[:8]}"  # a scheduler remembers how a key ended
+            names[key] = step.name
+            futures[step.name] = client.submit(
+                _perform, perform, step, needs, key=key, pure=False, resources={"GPU": 1} if on_gpu else None
+            )
+        ran_out = False
         try:
-            for future in as_completed(futures):
-                error = future.exception() if future.status == "error" else None
-                if error is None:
-                    step = left.pop(future.key)
+            for future in as_completed(list(futures.values()), loop=client.loop):
+                step = left[names[future.key]]
+                if future.status == "finished":
+                    del left[step.name]
                     on_step(step, 1.0, "done")
-                elif isinstance(error, KilledWorker):
-                    raise TaskFailed(
-                        describe(left[str(getattr(error, "task", future.key))]),
-                        "every worker that tried it was lost",
-                        "If memory ran out, give the workers more; run again to resume",
-                    ) from error
-                elif is_out_of_memory(error) and tries < MOST_TRIES:
-                    failed = error
-                elif isinstance(error, LesionaugError):
-                    raise error
-                else:
-                    raise as_task_failed(left[future.key], error) from error
+                    continue
+                error = future.exception() if future.status == "error" else None
+                if error is not None and is_out_of_memory(error) and tries < MOST_TRIES:
+                    ran_out = True  # so did what needs it
+                    continue
+                raise _as_error(step, error) from error
         finally:
-            client.cancel(futures, force=True)
-        if failed is None and left:
-            raise TaskFailed("run", "steps were cancelled on the cluster", "Run again to resume")
+            client.cancel(list(futures.values()), force=True)
+        assert ran_out or not left
+
+
+def _as_error(step: Step, error: BaseException | None) -> BaseException:
+    """Make one clear error of how a step ended on a cluster; None: it was cancelled there."""
+    from distributed.scheduler import KilledWorker
+
+    if isinstance(error, LesionaugError):
+        return error
+    if isinstance(error, KilledWorker):
+        fix = "If memory ran out, give the workers more; run again to resume"
+        return TaskFailed(describe(step), "every worker that tried it, or what it needs, was lost", fix)
+    if error is None:
+        return TaskFailed(describe(step), "it was cancelled on the cluster", "Run again to resume")
+    return as_task_failed(step, error)
 
 
 _workshops: dict[tuple[Path, Path, float], Workshop] = {}

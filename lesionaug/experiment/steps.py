@@ -603,7 +603,7 @@ def _embedding(work: Workshop, step: Step, progress: Progress | None) -> Result:
 def _memorisation(work: Workshop, step: Step, progress: Progress | None) -> Result:
     """Compare synthetic ROIs with the lesions they learned from and with held-out ones."""
     from lesionaug.augment.sheet import figure_png
-    from lesionaug.experiment.gan_evaluation import evaluate_class
+    from lesionaug.experiment.gan_evaluation import evaluate_gan
     from lesionaug.experiment.gan_figures import gallery_figure
 
     config, split = work.config, step.split
@@ -616,6 +616,7 @@ def _memorisation(work: Workshop, step: Step, progress: Progress | None) -> Resu
     sides = train.to("cpu"), test.to("cpu")
     for name in gan_names(step.arm, split, step.seed, work.num_classes):  # type: ignore[arg-type]
         gan = load_gan(work.run_dir / work.steps[name].folder)
+        images, seeds = {}, {}
         for index, label in enumerate(gan.info["classes"]):
             patients = [len(set(of_classes(side, [label]).patient_ids)) for side in sides]
             if min(patients) < 2:
@@ -623,10 +624,13 @@ def _memorisation(work: Workshop, step: Step, progress: Progress | None) -> Resu
                 results[label] = {"not_measured": f"{there}, two of each are needed"}
                 continue
             seed = derive_seed(f"{step.name}-{label}")
-            images = sample(gan, config.memorisation.per_class, seed, index if gan.generator.num_classes else None)
-            results[label], pairs[label] = evaluate_class(
-                images, *sides, gan, config.image, config.plan, classifier, label, seed % 2**32
-            )
+            wanted = index if gan.generator.num_classes else None
+            images[label] = sample(gan, config.memorisation.per_class, seed, wanted)
+            seeds[label] = seed % 2**32
+        if images:
+            found = evaluate_gan(gan, images, *sides, config.image, config.plan, classifier, seeds)
+            for label, (numbers, closest) in found.items():
+                results[label], pairs[label] = numbers, closest
     gallery = None
     if pairs:
         note = f"{step.arm.upper()}, split {split}; the images nearest to any training lesion"
