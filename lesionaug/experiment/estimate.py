@@ -10,7 +10,7 @@ import torch
 
 from lesionaug.experiment import costs
 from lesionaug.experiment.config import RunConfig
-from lesionaug.experiment.machine import threads
+from lesionaug.experiment.machine import resolve_device, threads
 from lesionaug.experiment.protocol import Step
 from lesionaug.training.classifier import ClassifierConfig, train_classifier
 from lesionaug.training.gan import Gan, GanConfig, train_step
@@ -21,7 +21,7 @@ Rates = Mapping[str, float]  # kind of step -> multiply-adds a second
 
 def measure_rates(config: RunConfig, num_classes: int) -> Rates:
     """Time a few training steps of the run's own networks on its device, one training at a time."""
-    device = torch.device(config.device)
+    device = torch.device(resolve_device(config.device))
     size, batch = config.cnn.image_size, config.classifier.batch_size
     images, labels = (
         torch.rand(batch, 1, size, size, device=device),
