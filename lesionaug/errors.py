@@ -46,3 +46,7 @@ class EnvironmentProblem(LesionaugError, RuntimeError):
     """Something the machine lacks: an extra, a codec, a device (exit code 4)."""
 
     exit_code = 4
+
+
+class MemoryRanOut(EnvironmentProblem):
+    """Memory ran out: another machine, or this one at another time, may have enough (exit code 4)."""

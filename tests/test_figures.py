@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 
 import numpy as np
@@ -12,10 +11,7 @@ from lesionaug.data.rois import RoiBatch
 from lesionaug.experiment import figures
 from lesionaug.experiment.figures import (
     ConfusionPanel,
-    GroupAccuracy,
     LearningCurve,
-    PaperCurve,
-    accuracy_figure,
     confusion_figure,
     figure_png,
     figure_svg,
@@ -23,17 +19,8 @@ from lesionaug.experiment.figures import (
     roi_figure,
 )
 
-PAPER = PaperCurve((0, 500, 5000), (0.57, 0.71, 0.78), "paper, Fig. 8 (private CT data)")
-
-
-def group(size: int, accuracy: float, seeds: int = 1) -> GroupAccuracy:
-    folds = tuple((accuracy - 0.1, accuracy, accuracy + 0.1) for _ in range(seeds))
-    return GroupAccuracy(size, accuracy, (accuracy - 0.07, accuracy + 0.06), (accuracy,) * seeds, folds)
-
 
 def draw(name: str):
-    if name == "accuracy":
-        return accuracy_figure([group(0, 0.5), group(60, 0.6)], kind="phantom", optimum=60, paper=PAPER)
     if name == "confusion":
         panel = ConfusionPanel("t", np.array([[3, 1], [0, 5]]), ("a", "b"))
         return confusion_figure([panel, panel, panel, panel], kind="phantom")
@@ -59,7 +46,7 @@ def make_rois(n: int = 7, *, spacing=(0.5, 1.0), masks: bool = True) -> RoiBatch
     )
 
 
-@pytest.mark.parametrize("name", ["accuracy", "confusion", "learning", "rois"])
+@pytest.mark.parametrize("name", ["confusion", "learning", "rois"])
 def test_equal_numbers_give_equal_bytes_without_dates(name: str) -> None:
     one, two = draw(name), draw(name)
     assert figure_png(one, dpi=60) == figure_png(two, dpi=60)
@@ -69,58 +56,13 @@ def test_equal_numbers_give_equal_bytes_without_dates(name: str) -> None:
     assert "Software" not in figure_png(one, dpi=60).decode("latin1")
 
 
-@pytest.mark.parametrize("name", ["accuracy", "confusion", "learning", "rois"])
+@pytest.mark.parametrize("name", ["confusion", "learning", "rois"])
 @pytest.mark.parametrize("kind", ["phantom", "imported", "user"])
 def test_every_figure_names_its_data(name: str, kind: str) -> None:
     figure = draw(name)
     text = figure.get_supxlabel()
     assert text.startswith("Phantom data: synthetic, not patients")
     assert figures.banner(kind) != figures.banner("other")
-
-
-def test_accuracy_figure_shows_the_numbers() -> None:
-    groups = [group(0, 0.5, 2), group(60, 0.7, 2), group(240, 0.65, 2)]
-    figure = accuracy_figure(groups, kind="phantom", optimum=60, paper=PAPER)
-    (axis,) = figure.axes
-    lines = {line.get_label(): line for line in axis.lines}
-    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    assert any(label.startswith("optimum by the paper's rule: +60") for label in handles)
-    bars = next(handle for label, handle in handles.items() if label.startswith("this run"))
-    assert np.allclose(bars.lines[0].get_ydata(), [50, 70, 65])
-    low, high = bars.lines[1]
-    assert np.allclose(low.get_ydata(), [43, 63, 58])
-    assert np.allclose(high.get_ydata(), [56, 76, 71])
-    grey = lines[PAPER.label]
-    assert np.allclose(grey.get_ydata(), [57, 71, 78])
-    assert grey.get_color() == figures.GREY
-    dots = [line for line in axis.lines if line.get_marker() == "o" and line.get_linestyle() == "None"]
-    shown = sorted(float(y) for line in dots for y in line.get_ydata() if line.get_markersize() < 5)
-    assert np.allclose(shown, sorted(100 * v for g in groups for folds in g.folds for v in folds))
-    assert axis.get_xlim()[0] < 0
-    assert axis.get_xlim()[1] > 5000
-    low_y, high_y = axis.get_ylim()
-    assert low_y <= 40
-    assert high_y >= 100
-
-
-def test_tick_labels_do_not_overlap() -> None:
-    sizes = (0, 500, 1000, 2000, 3000, 5000, 7500, 10000, 15000)
-    curve = PaperCurve(sizes, (0.6,) * 9, "paper")
-    for groups in ([group(s, 0.6) for s in sizes], [group(s, 0.5) for s in (0, 30, 450, 480, 2200)]):
-        figure = accuracy_figure(groups, kind="phantom", optimum=None, paper=curve)
-        figure_png(figure, dpi=100)  # places everything
-        (axis,) = figure.axes
-        boxes = sorted(
-            (label.get_window_extent() for label in axis.get_xticklabels() if label.get_text()), key=lambda box: box.x0
-        )
-        assert len(boxes) >= 5
-        assert all(left.x1 <= right.x0 + 1 for left, right in itertools.pairwise(boxes))
-
-
-def test_empty_and_single_groups_draw() -> None:
-    figure_png(accuracy_figure([], kind="user", optimum=None, paper=PAPER), dpi=50)
-    figure_png(accuracy_figure([group(0, 0.4)], kind="user", optimum=0, paper=None), dpi=50)
-    figure_png(accuracy_figure([group(7, 0.4)], kind="user", optimum=7, paper=None), dpi=50)
 
 
 def test_confusion_figure_prints_counts_and_row_percentages() -> None:

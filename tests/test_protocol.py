@@ -307,13 +307,21 @@ DAMAGES = {
     "a foreign folder": (lambda run: (run / "models/mine").mkdir(), "models/mine", "does not belong to the run"),
     "a missing input": (remove_a_gan, "synthetic-acgan-split0", "which it was made from, is missing"),
     "known patients": (
-        lambda run: edit_sources(run / "gans/gan-acgan-split1-seed0", "patients"), "gan-acgan-split1", "patient(s)",
+        lambda run: edit_sources(run / "gans/gan-acgan-split1-seed0", "patients"), "gan-acgan", "patient(s)",
     ),
     "known pixels": (lambda run: edit_sources(run / "models/bovw-split2-seed0", "contents"), "bovw-split2", "pixels"),
     "no task.json": (
         lambda run: (run / "maps/map-aug-split0/task.json").write_text("{"), "map-aug-split0", "cannot be audited",
     ),
     "other folds": (lambda run: edit_folds(run), "folds.json", "it was changed since the run began"),
+    "nobody known": (lambda run: edit_sources(run / "models/bovw-split2-seed0", None), "bovw-split2", "exactly"),
+    "another configuration": (
+        lambda run: edit_text(run / "config.json", '"steps": 12', '"steps": 13'), "bovw-split0", "another config",
+    ),
+    "another key": (
+        lambda run: edit_text(run / "models/bovw-split0-seed0/task.json", '"key": "', '"key": "0'), "bovw-split0",
+        "key does not fit",
+    ),
 }  # fmt: skip
 
 
@@ -330,9 +338,20 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def edit_sources(folder: Path, key: str) -> None:
-    """Let a step say that it knows a patient, or the pixels, of every fold."""
+def edit_text(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def edit_sources(folder: Path, key: str | None) -> None:
+    """Let a step say that it knows the patients, or the pixels, of every fold; None: that it knows nobody."""
     run = folder.parent.parent
+    if key is None:
+        task = json.loads((folder / "task.json").read_text())
+        task["sources"] = {name: [] for name in task["sources"]}
+        (folder / "task.json").write_text(json.dumps(task))
+        return
     task = json.loads((folder / "task.json").read_text())
     everyone = json.loads((run / "folds.json").read_text())["lesions"]
     contents = json.loads((run / "run.json").read_text())["contents"]
@@ -423,7 +442,7 @@ def test_controls_of_unequal_trainings(store: Path, tmp_path: Path) -> None:
         for size in (0, 30):
             assert steps[task_name("classic", size, split, 0)] == own[size]
             assert steps[task_name("equal-steps", size, split, 0)] == own[size_in_use(choice, split)]
-        assert steps[task_name("longer", 0, split, 0)] == 2 * -(-(train * 5 + 120) // 16)
+        assert steps[task_name("longer", 0, split, 0)] == 2 * -(-train * 5 // 16)
 
 
 def test_provenance_is_in_every_artefact_that_learned(results: RunResults) -> None:
@@ -442,6 +461,24 @@ def test_nothing_written_names_a_place(done: Path, store: Path) -> None:
             content = path.read_bytes()
             assert str(store.parent).encode() not in content
             assert str(done.parent).encode() not in content
+
+
+def test_a_stage_leaves_the_checkpoints_of_another(store: Path, done: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(done, tmp_path / "run"))
+    name = "gan-acgan-split0-seed0"
+    shutil.rmtree(run / "gans" / name)
+    (run / "working" / name / "checkpoints").mkdir(parents=True)
+    run_experiment(store, run, only="baseline", workers=1)
+    assert (run / "working" / name / "checkpoints").exists()
+    run_experiment(store, run, workers=1)  # of no known key, so it begins anew
+    assert load_run(run).done == load_run(done).done
+    assert not (run / "working").exists()
+
+
+def test_more_views_than_the_plan_has_are_refused_at_once() -> None:
+    plan = {"n_rot": 10, "n_flip": 0, "n_trans": 0, "n_scale": 0}
+    with pytest.raises(ConfigError, match=r"embedding\.per_lesion is 16, and the plan has 10"):
+        resolve_config("paper", None, plan=plan)
 
 
 def test_every_preset_is_a_whole_plan() -> None:

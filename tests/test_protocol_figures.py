@@ -16,10 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lesionaug.experiment import paper
-from lesionaug.experiment.figures import GroupAccuracy, PaperCurve, figure_png, figure_svg
+from lesionaug.experiment.figures import figure_png, figure_svg
 from lesionaug.experiment.protocol_figures import (
     EmbeddingPanel,
     ForestRow,
+    GroupAccuracy,
+    PaperCurve,
     embedding_figure,
     figure_pdf,
     forest_figure,

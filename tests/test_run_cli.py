@@ -89,6 +89,7 @@ def test_a_run_from_plan_to_table(store: Path, tmp_path: Path, capsys: pytest.Ca
 
     assert call("run", store, run, "--slurm-script", tmp_path / "job.py", "--preset", "paper", "--seeds", "1", "2") == 0
     assert "['--preset', 'paper', '--seeds', '1', '2']" in (tmp_path / "job.py").read_text()
+    assert call("run", store, run, "--slurm-script", tmp_path / "job2.py", "--dry-run") == 2
 
 
 def test_wrong_use_has_the_exit_code_of_its_kind(

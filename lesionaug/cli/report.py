@@ -17,7 +17,7 @@ def report(run: Path, /, *, rois: Path | None = None, share: bool = False) -> No
     Args:
         run: Folder of `lesionaug run`.
         rois: The run's ROI store: adds the pictures of ROIs, augmentations and synthetic ROIs, which are kept in
-            RUN/pictures.
+            RUN/pictures. Not used with `--share`.
         share: Write RUN/report-share.html and RUN/report-share instead, without images of patients or of GANs, and
             without names of lesions and patients.
     """

@@ -66,11 +66,18 @@ def run(
         seeds: Training seeds; everything is trained once for each.
     """
     from lesionaug.cli.progress import progress
+    from lesionaug.errors import ConfigError
     from lesionaug.experiment.results import load_run
     from lesionaug.experiment.run import run_experiment
 
     if slurm_script is not None:
-        _write_slurm_script(slurm_script, rois, run, preset, config, seeds)
+        if dry_run or lanes or workers or scheduler or local_cluster:
+            raise ConfigError(
+                "--slurm-script",
+                "it goes with --preset, --config, --seeds, --only and --device alone",
+                "Leave the rest out",
+            )
+        _write_slurm_script(slurm_script, rois, run, preset, config, seeds, only, device)
         return
     with contextlib.nullcontext() if dry_run else progress("Running") as step:
         outcome = run_experiment(
@@ -87,7 +94,7 @@ def run(
             command=_command(preset, config, seeds),
         )
     if dry_run:
-        _print_plan(outcome, workers or local_cluster)
+        _print_plan(outcome, workers or local_cluster, only)
         return
     if only != "folds":
         _draw_pictures(rois, run)
@@ -182,28 +189,40 @@ def _command(preset: str | None, config: Path | None, seeds: tuple[int, ...] | N
 
 
 def _write_slurm_script(
-    target: Path, rois: Path, run: Path, preset: str | None, config: Path | None, seeds: tuple[int, ...] | None
+    target: Path,
+    rois: Path,
+    run: Path,
+    preset: str | None,
+    config: Path | None,
+    seeds: tuple[int, ...] | None,
+    only: str | None,
+    device: str,
 ) -> None:
     from lesionaug.experiment.slurm import write_slurm_script
 
     more = ["--preset", preset] if preset else []
     more += ["--config", str(config.resolve())] if config else []
     more += ["--seeds", *map(str, seeds)] if seeds else []
-    write_slurm_script(target, rois, run, more)
+    more += ["--only", only] if only else []
+    write_slurm_script(target, rois, run, more, gpu=device != "cpu")
     say(f"Next: look at the partition, times and number of jobs in {target}, then run it on the login node")
 
 
-def _print_plan(outcome: RunOutcome, workers: int | None) -> None:
+def _print_plan(outcome: RunOutcome, workers: int | None, only: str | None) -> None:
     from lesionaug.experiment.estimate import measure_rates, seconds_of, show_seconds
     from lesionaug.experiment.machine import num_cores
+    from lesionaug.experiment.protocol import with_needs
 
     done = set(outcome.done_before)
     classes = len({lesion.label for lesion in outcome.folds.lesions})
     rates = measure_rates(outcome.config, classes)
-    left = [step for step in outcome.steps if step.name not in done]
+    wanted = outcome.steps
+    if only is not None:
+        wanted = with_needs(wanted, [step.name for step in wanted if step.stage == only])
+    left = [step for step in wanted if step.name not in done]
     rows = []
-    for stage, arm in dict.fromkeys((step.stage, _what(step)) for step in outcome.steps):
-        members = [step for step in outcome.steps if (step.stage, _what(step)) == (stage, arm)]
+    for stage, arm in dict.fromkeys((step.stage, _what(step)) for step in wanted):
+        members = [step for step in wanted if (step.stage, _what(step)) == (stage, arm)]
         open_ones = [step for step in members if step.name not in done]
         rows.append(
             [
@@ -223,7 +242,7 @@ def _print_plan(outcome: RunOutcome, workers: int | None) -> None:
     longest = max((seconds_of([step], rates) for step in left), default=0.0)
     together = show_seconds(max(seconds / at_once, longest))
     say(
-        f"{len(left)} of {len(outcome.steps)} steps to do on {outcome.config.device}: about {show_seconds(seconds)} "
+        f"{len(left)} of {len(wanted)} steps to do on {outcome.config.device}: about {show_seconds(seconds)} "
         f"one after another, {together} with {at_once} at a time. From a few training steps timed here just now; the "
         "optimum, which decides the sizes, is a guess."
     )
@@ -314,7 +333,7 @@ def _print_reductions(config: RunConfig) -> None:
 
 def _draw_pictures(rois: Path, run_dir: Path) -> None:
     """Draw the pictures of the report while the store is at hand; the report command then needs only the run."""
-    if not (run_dir / "pictures" / "pictures.json").exists():
-        from lesionaug.experiment.pictures import write_pictures
+    from lesionaug.experiment.pictures import pictures_are_whole, write_pictures
 
+    if not pictures_are_whole(run_dir):
         write_pictures(run_dir, rois)

@@ -18,9 +18,9 @@ from lesionaug.data.provenance import Provenance, content_hashes
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.data.synthetic import load_synthetic
 from lesionaug.errors import DataError, LesionaugError
-from lesionaug.experiment.graph import hash_files, hash_json
+from lesionaug.experiment.graph import Ground, hash_files, hash_json
 from lesionaug.experiment.protocol import INNER, Step, plan_steps
-from lesionaug.experiment.results import Predictions, load_config, load_info, load_run_folds
+from lesionaug.experiment.results import Predictions, load_config, load_info, load_run_folds, make_ground
 
 LEARNING = ("cnn", "bovw", "gan", "synthetic", "discriminator")  # kinds of steps that know lesions
 
@@ -93,6 +93,7 @@ def audit_run(run_dir: Path | str, store_path: Path | str | None = None) -> Audi
         for folder in sorted((run / parent).glob("[!.]*")):
             if f"{parent}/{folder.name}" not in expected:
                 findings.append(Finding(f"{parent}/{folder.name}", "it does not belong to the run"))
+    ground, classes = make_ground(config, info), tuple(info["store"]["classes"])
     num_steps = num_files = 0
     outputs: dict[str, str] = {}
     for step in steps:
@@ -103,10 +104,12 @@ def audit_run(run_dir: Path | str, store_path: Path | str | None = None) -> Audi
             task = json.loads((run / step.folder / "task.json").read_text(encoding="utf-8"))
             tested = _tested(step, folds, contents)
             findings += _check_files(run, step, task, outputs)
+            findings += [Finding(f"{step.folder}/task.json", rule) for rule in _record(step, task, ground)]
+            findings += [Finding(step.folder, rule) for rule in _sources(step, task, folds, contents, classes)]
             num_files += len(task["outputs"])
             outputs[step.name] = task["output_sha256"]
             findings += [Finding(step.folder, rule) for rule in _leaks(run, step, task, tested)]
-            findings += _check_predictions(run, step, folds, tuple(info["store"]["classes"]))
+            findings += _check_predictions(run, step, folds, classes)
         except (OSError, ValueError, KeyError, TypeError, LesionaugError) as error:
             rule = error.rule if isinstance(error, LesionaugError) else f"{type(error).__name__}: {error}"
             findings.append(Finding(step.folder, f"it cannot be audited ({rule})"))
@@ -158,6 +161,36 @@ def _leaks(run: Path, step: Step, task: Mapping[str, Any], tested: Provenance) -
             provenance.check_apart(tested, where, "")
         except DataError as error:
             yield f"{where}: {error.rule}"
+
+
+def _record(step: Step, task: Mapping[str, Any], ground: Ground) -> Iterator[str]:
+    """Whether a step says that it was made as this run's configuration, store, folds and versions have it."""
+    if task["config_sha256"] != ground.config_sha256:
+        yield "it belongs to another configuration than config.json"
+    elif task["key"] != ground.key(step, task["inputs"]):
+        yield "its key does not fit what it says it was made from"
+
+
+def _sources(
+    step: Step, task: Mapping[str, Any], folds: Folds, contents: Mapping[str, str], classes: tuple[str, ...]
+) -> Iterator[str]:
+    """Whether a step says that it has learned from exactly the lesions that the folds give it."""
+    if step.kind not in LEARNING:
+        return
+    held_out = step.settings["held_out"] if step.arm == INNER else [step.split]
+    label = step.settings.get("class")
+    lesions = [
+        lesion
+        for lesion in folds.lesions
+        if lesion.fold not in held_out and (label is None or lesion.label == classes[label])
+    ]
+    wanted = Provenance(
+        frozenset(lesion.patient_id for lesion in lesions),
+        frozenset(lesion.lesion_id for lesion in lesions),
+        frozenset(contents[lesion.lesion_id] for lesion in lesions if lesion.lesion_id in contents),
+    )
+    if Provenance.from_json(task["sources"]) != wanted:
+        yield "it does not say that it has learned from exactly the lesions of its training folds"
 
 
 def _check_files(run: Path, step: Step, task: Mapping[str, Any], outputs: Mapping[str, str]) -> Iterator[Finding]:

@@ -198,6 +198,11 @@ class RunConfig(Frozen):
                     f"{kind}.network.image_size is {sizes[kind].network.image_size}, cnn.image_size "
                     f"{self.cnn.image_size}: the classifier sees what the GANs make"
                 )
+        if self.embedding is not None and self.embedding.per_lesion > self.plan.n_augmentations:
+            raise ValueError(
+                f"embedding.per_lesion is {self.embedding.per_lesion}, and the plan has {self.plan.n_augmentations} "
+                "augmentations of a lesion"
+            )
         if self.choice == "nested" and self.folds.num_folds < 3:
             raise ValueError("choice 'nested' needs folds.num_folds of at least 3: inside two folds none is left over")
         return self
@@ -235,6 +240,15 @@ _MEANING = {
     "dcgan.network.discriminator_channels": "channels of the DCGANs' discriminators",
     "acgan.network.generator_channels": "channels of the ACGANs' generators",
     "acgan.network.discriminator_channels": "channels of the ACGANs' discriminators",
+    "choice": "optimum that is built on",
+    "gans": "kinds of GAN",
+    "controls": "controls",
+    "dcgan.batch_size": "batch size of the DCGANs",
+    "acgan.batch_size": "batch size of the ACGANs",
+    "dcgan.average": "moving average of the DCGANs' generators",
+    "acgan.average": "moving average of the ACGANs' generators",
+    "memorisation.per_class": "synthetic images per class compared for memorisation",
+    "bovw.max_patches": "patches the dictionary of visual words is made of",
     "bovw.words": "words of the bag of visual words",
     "embedding.per_lesion": "augmentations per lesion in the maps of Fig. 9",
     "classifier.epochs": "epochs of the classifier",

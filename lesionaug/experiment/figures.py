@@ -1,4 +1,4 @@
-"""The figures of the report: accuracy against group size (Fig. 8), confusion matrices, ROIs, learning curves.
+"""Figures of the report: confusion matrices, ROIs, learning curves.
 
 Every function takes plain numbers and returns a matplotlib figure; equal numbers give equal bytes.
 """
@@ -6,7 +6,6 @@ Every function takes plain numbers and returns a matplotlib figure; equal number
 from __future__ import annotations
 
 import io
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.transforms import ScaledTranslation
 
 from lesionaug.augment.sheet import RING_COLOUR, banner, drawing_style, figure_png, random_lesions, show_window
 from lesionaug.data.margins import mask_edges
@@ -29,10 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfusionPanel",
-    "GroupAccuracy",
     "LearningCurve",
-    "PaperCurve",
-    "accuracy_figure",
     "confusion_figure",
     "figure_png",
     "figure_svg",
@@ -43,34 +38,6 @@ __all__ = [
 # Okabe and Ito's colours: told apart with every kind of colour vision; each has its own marker for print in grey.
 BLUE, ORANGE, GREEN, VERMILION, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8C8C8C", "#222222"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-
-
-@dataclass(frozen=True)
-class GroupAccuracy:
-    """Accuracy of one augmentation group, as fractions.
-
-    Attributes:
-        size: Augmented samples per fold that were asked for.
-        accuracy: Pooled over the test folds, mean over the seeds.
-        interval: Wilson 95 % interval of it.
-        seeds: Pooled accuracy of each seed.
-        folds: Accuracy of each test fold, one tuple per seed.
-    """
-
-    size: int
-    accuracy: float
-    interval: tuple[float, float]
-    seeds: tuple[float, ...]
-    folds: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class PaperCurve:
-    """The paper's curve: group sizes and accuracies (fractions), and the text that says whose data these are."""
-
-    sizes: tuple[int, ...]
-    accuracies: tuple[float, ...]
-    label: str
 
 
 @dataclass(frozen=True)
@@ -101,125 +68,16 @@ def figure_svg(figure: Figure) -> str:
     return stream.getvalue()
 
 
-def accuracy_figure(
-    groups: Sequence[GroupAccuracy], *, kind: str, optimum: int | None, paper: PaperCurve | None, note: str = ""
-) -> Figure:
-    """Accuracy against the number of augmented samples per fold (Fig. 8, classic part).
-
-    Args:
-        groups: The groups of the run, by size.
-        kind: Kind of the data, for the banner.
-        optimum: Size of the chosen group, marked; None where there is none.
-        paper: The paper's curve as a grey reference, or None.
-        note: A line below the axes: what the optimum saw, what is missing.
-    """
-    with drawing_style():
-        figure = Figure(figsize=(7.4, 4.6))
-        axis = figure.subplots()
-        sizes = [group.size for group in groups]
-        ticks = sorted({*sizes, *(paper.sizes if paper else ())})
-        threshold = min((size for size in ticks if size > 0), default=1)
-        axis.set_xscale("symlog", linthresh=threshold, linscale=0.6)
-        if paper:
-            axis.plot(
-                paper.sizes, _percent(paper.accuracies), color=GREY, linestyle="--", marker="x", markersize=5,
-                linewidth=1.2, label=paper.label, zorder=1,
-            )  # fmt: skip
-        if groups:
-            points = _percent(group.accuracy for group in groups)
-            low = _percent(group.interval[0] for group in groups)
-            high = _percent(group.interval[1] for group in groups)
-            spread = [
-                [p - a for p, a in zip(points, low, strict=True)],
-                [b - p for p, b in zip(points, high, strict=True)],
-            ]
-            axis.errorbar(
-                sizes, points, yerr=spread, color=BLUE, marker="o", markersize=6, linewidth=1.6, capsize=3.5,
-                elinewidth=1.1, label="this run, pooled over test folds, with Wilson 95 % interval", zorder=3,
-            )  # fmt: skip
-            for fold in range(len(groups[0].folds[0])):  # side by side, so that equal folds stay apart
-                single = [(group.size, folds[fold]) for group in groups for folds in group.folds]
-                label = "single test folds" if fold == 0 else "_"
-                _dots(figure, axis, single, 5.0 + 3.6 * fold, "o", label, False)
-            if max(len(group.seeds) for group in groups) > 1:
-                _dots(figure, axis, [(g.size, s) for g in groups for s in g.seeds], -6.0, "D", "single seeds", True)
-            for group in groups:
-                if group.size == optimum:
-                    axis.plot(
-                        [group.size], [100 * group.accuracy], marker="o", markersize=15, markerfacecolor="none",
-                        markeredgecolor=VERMILION, markeredgewidth=1.8, linestyle="none", zorder=4,
-                        label=f"optimum by the paper's rule: +{group.size:,}",
-                    )  # fmt: skip
-        axis.set_xlabel("augmented samples per fold (linear up to the first tick after 0, logarithmic beyond)")
-        axis.set_ylabel("test accuracy (%)")
-        _ticks(axis, ticks, set(sizes))
-        values = [100 * v for g in groups for v in (*g.interval, *itertools.chain(*g.folds))]
-        values += _percent(paper.accuracies) if paper else []
-        bottom = math.floor((min(values, default=0.0) - 3) / 10) * 10
-        axis.set_ylim(max(0, bottom), 102)
-        axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-        axis.set_axisbelow(True)
-        handles, labels = axis.get_legend_handles_labels()
-        # this run's curve first: the paper's stands beside it for reference only
-        order = sorted(
-            range(len(labels)), key=lambda i: (labels[i].startswith("paper"), not labels[i].startswith("this run"))
-        )
-        figure.legend(
-            [handles[i] for i in order],
-            [labels[i] for i in order],
-            loc="outside upper left",
-            ncols=2,
-            fontsize=8,
-            markerscale=0.8,
-        )
-        figure.supxlabel(banner(kind) + (f"\n{note}" if note else ""), fontsize=8, weight="bold")
-    return figure
-
-
-def _percent(fractions: Any) -> list[float]:
-    return [100.0 * float(fraction) for fraction in fractions]
-
-
-def _dots(
-    figure: Figure, axis: Axes, points: list[tuple[int, float]], offset_pt: float, marker: str, label: str, filled: bool
-) -> None:
-    """Single values beside the pooled point: shifted on the page, so that a logarithmic axis shifts them all alike."""
-    shifted = axis.transData + ScaledTranslation(offset_pt / 72, 0, figure.dpi_scale_trans)
-    axis.plot(
-        [size for size, _ in points], [100 * value for _, value in points], marker=marker, linestyle="none",
-        markersize=3.6, color=ORANGE if filled else GREEN, markerfacecolor=ORANGE if filled else "white",
-        transform=shifted, label=label, zorder=2,
-    )  # fmt: skip
-
-
-def _ticks(axis: Axes, ticks: Sequence[int], ours: set[int]) -> None:
-    """A tick at every group; labels where they fit, our groups first."""
-    axis.set_xlim(-0.12 * min((t for t in ticks if t > 0), default=1), max(ticks, default=1) * 1.18 or 1)
-    transform = axis.transScale
-    place = {t: transform.transform((t, 0))[0] for t in ticks}
-    width = max(place.values(), default=1.0) - min(place.values(), default=0.0) or 1.0
-    labelled: list[int] = []
-    for tick in sorted(ticks, key=lambda t: (t not in ours, t)):
-        if all(abs(place[tick] - place[other]) / width > 0.05 for other in labelled):
-            labelled.append(tick)
-    axis.set_xticks(ticks, [_thousands(t) if t in labelled else "" for t in ticks])
-    axis.minorticks_off()
-
-
-def _thousands(size: int) -> str:
-    """500, 1k, 7.5k, 15k: short enough for a logarithmic axis."""
-    return f"{size / 1000:g}k" if size >= 1000 and size % 100 == 0 else str(size)
-
-
-def confusion_figure(panels: Sequence[ConfusionPanel], *, kind: str) -> Figure:
+def confusion_figure(panels: Sequence[ConfusionPanel], *, kind: str, note: str = "") -> Figure:
     """Confusion matrices side by side: counts and row percentages, rows true, columns predicted.
 
     Args:
         panels: The matrices; those of the paper are drawn in grey.
         kind: Kind of the data, for the banner.
+        note: A line below.
     """
     with drawing_style():
-        columns = min(3, max(1, len(panels)))
+        columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
         rows = max(1, math.ceil(len(panels) / columns))
         cells = max((len(panel.classes) for panel in panels), default=3)
         side = max(2.9, 0.75 * cells + 0.9)
@@ -229,7 +87,7 @@ def confusion_figure(panels: Sequence[ConfusionPanel], *, kind: str) -> Figure:
             axis.set_axis_off()
         for panel, axis in zip(panels, axes, strict=False):
             _draw_confusion(axis, panel)
-        figure.supxlabel(banner(kind), fontsize=8, weight="bold")
+        figure.supxlabel(banner(kind) + (f"\n{note}" if note else ""), fontsize=8, weight="bold")
     return figure
 
 

@@ -304,10 +304,11 @@ def _evaluate_class(
     def views(rois: RoiBatch, per_lesion: int) -> Tensor:
         return build_pool(rois, per_lesion, size=size, plan=plan, image=image).images
 
-    of_train, of_test = views(train, VIEWS_PER_LESION), views(test, VIEWS_PER_LESION)  # [1 + views, lesions, 1, S, S]
+    num_views = min(VIEWS_PER_LESION, plan.n_augmentations)
+    of_train, of_test = views(train, num_views), views(test, num_views)  # [1 + views, lesions, 1, S, S]
     real, held = of_train.flatten(0, 1), of_test.flatten(0, 1)
     who_train, who_test = (
-        np.tile(np.array(rois.patient_ids), 1 + VIEWS_PER_LESION) for rois in (train, test)
+        np.tile(np.array(rois.patient_ids), 1 + num_views) for rois in (train, test)
     )  # patients: their lesions resemble each other too
     generator = torch.Generator().manual_seed(seed)
     sets = {

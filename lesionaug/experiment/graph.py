@@ -185,5 +185,5 @@ def commit(
                 },
             )
     except OSError:
-        if read_task(run_dir, step).get("key") != key:
+        if not (target / "task.json").exists() or read_task(run_dir, step).get("key") != key:
             raise

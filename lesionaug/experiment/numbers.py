@@ -2,57 +2,150 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lesionaug.errors import DataError
 from lesionaug.evaluation.classification import ClassificationSummary, wilson_interval
-from lesionaug.evaluation.statistics import bootstrap_difference, holm, mcnemar, needed_lesions, seed_spread
+from lesionaug.evaluation.statistics import (
+    bootstrap_difference,
+    holm,
+    mcnemar,
+    needed_lesions,
+    power_of_mcnemar,
+    seed_spread,
+)
 from lesionaug.experiment import paper
-from lesionaug.experiment.protocol import task_name
+from lesionaug.experiment.choices import smallest_best
+from lesionaug.experiment.graph import TRAIN_ANEW
+from lesionaug.experiment.protocol import SIZED, STAGES, choice_name, memorisation_name, task_name
+from lesionaug.experiment.results import read_json
 
 if TYPE_CHECKING:
+    from lesionaug.experiment.config import Control
     from lesionaug.experiment.results import RunResults, TaskResult
 
 Number = int | float | None
+PAPER_DIFFERENCE = (paper.CNN_AUG_GAN.correct - paper.CNN_AUG.correct) / paper.NUM_LESIONS
 
 
 @dataclass(frozen=True)
-class Group:
-    """What is known of one augmentation group of a run.
+class Models:
+    """Models whose test folds are pooled.
 
     Attributes:
-        size: Augmented samples per fold that were asked for.
-        key: Prefix of its numbers.
-        tasks: Its trained models.
-        expected: Models it has when complete.
-        seeds: Seeds whose every test fold is there: what its numbers are made of.
+        key: Prefix of their numbers.
+        tasks: Those that are there.
+        expected: How many there are when complete.
+        seeds: Seeds whose every test fold is there: what the numbers are made of.
         confusion: Sum of the confusion matrices of these seeds, int64 [C, C]; None without a complete seed.
-        capped: The plan has fewer augmentations than the size asks for.
     """
 
-    size: int
     key: str
-    tasks: tuple[TaskResult, ...]
+    tasks: tuple[TaskResult, ...] = field(repr=False)
     expected: int
     seeds: tuple[int, ...]
     confusion: npt.NDArray[np.int64] | None
-    capped: bool
 
     @property
     def complete(self) -> bool:
         """Every model of every seed is there."""
         return len(self.tasks) == self.expected
 
-    def accuracy(self, seed: int) -> float:
-        """Of one complete seed, over all test folds."""
-        parts = [task.labels == task.predicted for task in self.tasks if task.seed == seed]
-        return float(np.concatenate(parts).mean())
+    def of_seed(self, seed: int) -> list[TaskResult]:
+        """The models of a seed, by test fold."""
+        return sorted((task for task in self.tasks if task.seed == seed), key=lambda task: task.split)
+
+    def correct(self, seed: int) -> npt.NDArray[np.bool_]:
+        """[lesions] in the order of the folds: whether a complete seed has each right."""
+        return np.concatenate([task.labels == task.predicted for task in self.of_seed(seed)])
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """[lesions] of the first complete seed, in the same order."""
+        return tuple(patient for task in self.of_seed(self.seeds[0]) for patient in task.patient_ids)
+
+
+@dataclass(frozen=True)
+class Group(Models):
+    """A group of Fig. 8, or an arm that has one model alone.
+
+    Attributes:
+        arm: One of the run's arms.
+        size: Images added per fold that were asked for.
+        capped: The plan has fewer augmentations than the size asks for.
+    """
+
+    arm: str
+    size: int
+    capped: bool
+
+    @property
+    def sized(self) -> bool:
+        """Its arm has groups."""
+        return self.arm in SIZED
+
+
+@dataclass(frozen=True)
+class Method(Models):
+    """What the tables compare: an arm at the size in use, which may differ from split to split.
+
+    Attributes:
+        id: As in the keys of pairs.
+        name: As the page calls it.
+        what: What it is trained on, in half a sentence.
+        paper: The paper's name for it, or None.
+        control: It is one of our controls, not of the paper.
+        arm: Whose models it takes.
+        sizes: Group of each split; 0 where the arm has none.
+    """
+
+    id: str
+    name: str
+    what: str
+    paper: str | None
+    control: bool
+    arm: str
+    sizes: tuple[int, ...]
+
+    @property
+    def sized(self) -> bool:
+        """Its arm has groups."""
+        return self.arm in SIZED
+
+    @property
+    def size_text(self) -> str:
+        """Its groups: +500, or one for each split where they differ."""
+        sizes = self.sizes[:1] if len(set(self.sizes)) == 1 else self.sizes
+        return ", ".join(f"+{size:,}" for size in sizes)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The group of an arm that the tables and later stages take.
+
+    Attributes:
+        arm: "classic" or a kind of GAN.
+        rule: "paper" or "nested".
+        paper: By the paper's rule, the smallest with the most correct test lesions.
+        nested: Of each split by validation inside its training folds; None where there is none.
+        in_use: Of each split; empty where the nested choice is not made yet.
+        final: Made by the run; otherwise by the paper's rule from the groups that are there so far.
+    """
+
+    arm: str
+    rule: str
+    paper: int
+    nested: Mapping[int, int] | None
+    in_use: Mapping[int, int]
+    final: bool
 
 
 @dataclass(frozen=True)
@@ -61,28 +154,43 @@ class ReportNumbers:
 
     Attributes:
         values: Key -> number; None where it is not defined (0 of 0).
-        groups: The classic groups the configuration asks for, by size.
+        groups: Every group of every arm that the configuration asks for, by arm and size.
+        methods: What the tables compare, without those that have no numbers.
+        choices: By arm, where there is one.
+        pairs: (first, second) of the methods that were compared, by id.
         optimum: Size of the classic optimum by the paper's rule, or None.
         classes: Names of the classes, in the order of the confusion matrices.
-        missing: Names of the models that a complete run would have.
+        missing: Names of the steps that a complete run would have.
         splits: The test folds, 0 ...
         seeds: Seeds of the configuration.
-        tasks: The trained models that are there, by name.
+        tasks: The models with predictions that are there, by name.
+        memorised: Prefix of the numbers of (kind of GAN, split, class) -> None, or why nothing was measured.
     """
 
     values: dict[str, Number]
     groups: tuple[Group, ...]
+    methods: tuple[Method, ...]
+    choices: dict[str, Choice]
+    pairs: tuple[tuple[str, str], ...]
     optimum: int | None
     classes: tuple[str, ...]
     missing: tuple[str, ...]
     splits: tuple[int, ...]
     seeds: tuple[int, ...]
     tasks: tuple[TaskResult, ...] = field(repr=False)
+    memorised: dict[tuple[str, int, str], str | None]
 
-    @property
-    def shown_groups(self) -> list[Group]:
-        """The groups that have numbers."""
-        return [group for group in self.groups if group.seeds]
+    def of(self, arm: str) -> list[Group]:
+        """The groups of an arm."""
+        return [group for group in self.groups if group.arm == arm]
+
+    def shown(self, arm: str = "classic") -> list[Group]:
+        """Those of them that have numbers."""
+        return [group for group in self.of(arm) if group.seeds]
+
+    def method(self, name: str) -> Method | None:
+        """A method by its id, where it has numbers."""
+        return next((method for method in self.methods if method.id == name), None)
 
 
 def collect_numbers(results: RunResults) -> ReportNumbers:
@@ -93,98 +201,283 @@ def collect_numbers(results: RunResults) -> ReportNumbers:
 
     Args:
         results: The run, complete or not.
+
+    Raises:
+        DataError: A choice or a comparison of the run that is damaged.
     """
     classes, seeds = results.classes, results.seeds
     splits = tuple(range(results.folds.num_folds))
     tasks = {task.name: task for task in results.tasks}
-    plan_length = results.config.plan.n_augmentations
     values: dict[str, Number] = {}
     _count_data(values, results, classes)
-    groups = []
-    for size in results.groups("classic"):
-        there = [
-            tasks[name]
-            for seed in seeds
-            for split in splits
-            if (name := task_name("classic", size, split, seed)) in tasks
-        ]
-        full = tuple(seed for seed in seeds if results.complete("classic", size, seed))
-        confusion = None
-        if full:
-            confusion = np.sum([results.pooled("classic", size, seed).summary.confusion for seed in full], axis=0)
-        capped = round(len(splits) * size / len(results.folds.lesions)) > plan_length
-        group = Group(size, f"classic.{size}", tuple(there), len(seeds) * len(splits), full, confusion, capped)
-        _count_group(values, group, classes)
-        groups.append(group)
-    _compare(values, results, groups)
-    optimum = best_group(groups)
-    if optimum is not None:
-        values["optimum.size"] = optimum
-        values["optimum.correct"] = values[f"classic.{optimum}.correct"]
+    groups = [_group(results, tasks, arm, size) for arm in results.arms for size in results.groups(arm)]
+    for group in groups:
+        values[f"{group.key}.size"] = group.size
+        _count_models(values, group, classes)
+    choices = _choices(values, results, groups)
+    methods = [method for method in _methods(results, tasks, choices) if method.seeds]
+    for method in methods:
+        _count_models(values, method, classes)
+    _compare_groups(values, groups, methods)
+    pairs = _compare_methods(values, methods)
+    if "classic" in choices:
+        values["optimum.size"] = choices["classic"].paper
+        values["optimum.correct"] = values[f"classic.{choices['classic'].paper}.correct"]
     values["run.models"] = len(tasks)
-    values["run.models_expected"] = len(splits) * len(seeds) * len(groups)
-    values["run.seconds"] = sum(float(task.info["seconds"]) for task in tasks.values())
+    values["run.models_expected"] = sum(group.expected for group in groups)
     for task in tasks.values():
         for name in ("num_train_lesions", "num_train_images", "epochs", "steps", "seconds"):
-            values[f"task.{task.name}.{name}"] = task.info[name]
+            if name in task.info:
+                values[f"task.{task.name}.{name}"] = task.info[name]
         values[f"task.{task.name}.correct"] = int((task.labels == task.predicted).sum())
         values[f"task.{task.name}.total"] = len(task.labels)
+    _count_steps(values, results)
+    memorised = _count_memorisation(values, results)
     _count_paper(values)
     return ReportNumbers(
-        values, tuple(groups), optimum, classes, results.missing("classic"), splits, seeds, results.tasks
+        values=values,
+        groups=tuple(groups),
+        methods=tuple(methods),
+        choices=choices,
+        pairs=tuple(pairs),
+        optimum=choices["classic"].paper if "classic" in choices else None,
+        classes=classes,
+        missing=results.missing(),
+        splits=splits,
+        seeds=seeds,
+        tasks=results.tasks,
+        memorised=memorised,
     )
 
 
-def _compare(values: dict[str, Number], results: RunResults, groups: Sequence[Group]) -> None:
-    """Every group with the smallest one, on the same lesions; keys `compare.{size}.`.
+def group_key(arm: str, size: int) -> str:
+    """Prefix of the numbers of a group."""
+    return f"{arm}.{size}" if arm in SIZED else arm
 
-    The difference is the mean over the seeds both have, its interval draws patients. McNemar's test is of the first of
-    these seeds, for one model of each arm is what it compares; Holm adjusts it for the number of groups.
+
+def key_part(name: str) -> str:
+    """A class name as one part of a key: a dot in it must not look like the dot between two parts."""
+    return name.replace("~", "~0").replace(".", "~1")
+
+
+# --- what belongs together --------------------------------------------------------------------------------------------
+
+
+def _group(results: RunResults, tasks: Mapping[str, TaskResult], arm: str, size: int) -> Group:
+    splits = range(results.folds.num_folds)
+    classic = arm in ("classic", "equal-steps")
+    wanted = round(results.folds.num_folds * size / len(results.folds.lesions)) if classic else 0
+    models = _pool(results, tasks, arm, [size] * len(splits))
+    capped = wanted > results.config.plan.n_augmentations or any(task.info.get("capped") for task in models["tasks"])
+    return Group(key=group_key(arm, size), arm=arm, size=size, capped=capped, **models)
+
+
+def _pool(results: RunResults, tasks: Mapping[str, TaskResult], arm: str, sizes: Sequence[int]) -> dict[str, Any]:
+    """Tasks, seeds and confusion of an arm with a group for each split."""
+    names = {
+        seed: [task_name(arm, size, split, seed) for split, size in enumerate(sizes)] for seed in results.seeds
+    }  # fmt: skip
+    there = tuple(tasks[name] for wanted in names.values() for name in wanted if name in tasks)
+    full = tuple(seed for seed, wanted in names.items() if all(name in tasks for name in wanted))
+    confusion = None
+    if full:
+        pooled = [tasks[name].predictions.summary.confusion for seed in full for name in names[seed]]
+        confusion = np.sum(pooled, axis=0)
+    return {"tasks": there, "expected": len(sizes) * len(results.seeds), "seeds": full, "confusion": confusion}
+
+
+CONTROLS: Mapping[Control, tuple[str, str]] = {
+    "equal-steps": (
+        "equal steps, smallest group",
+        "the smallest classic group, trained for as many steps as the optimum takes",
+    ),
+    "equal-count": (
+        "equal count",
+        "as many more classic augmentations as CNN-AUG-GAN has synthetic images",
+    ),
+    "longer": (
+        "longer, no augmentation",
+        "the lesions alone, trained for as many steps as the longest training of the run",
+    ),
+    "synthetic-only": (
+        "synthetic only",
+        "the lesions and the DCGANs' images, without classic augmentation",
+    ),
+    "gan-originals": (
+        "GANs of the originals",
+        "the same with DCGANs that have seen no classic augmentation either",
+    ),
+}
+
+
+def _methods(results: RunResults, tasks: Mapping[str, TaskResult], choices: Mapping[str, Choice]) -> Iterable[Method]:
+    """Every method of the paper that this run has, then the controls; without numbers where models are missing."""
+    config = results.config
+    splits = range(results.folds.num_folds)
+    smallest = (config.classic_groups[0],) * len(splits)
+
+    def method(
+        name: str, title: str, what: str, arm: str, sizes: Sequence[int], paper_name: str | None, control: bool = False
+    ) -> Method:
+        return Method(
+            key=f"method.{name}", id=name, name=title, what=what, paper=paper_name, control=control, arm=arm,
+            sizes=tuple(sizes), **_pool(results, tasks, arm, sizes),
+        )  # fmt: skip
+
+    def in_use(arm: str) -> list[int]:
+        return [choices[arm].in_use[split] for split in splits] if arm in choices and choices[arm].in_use else []
+
+    optimum = in_use("classic")
+    alone = [0] * len(splits)
+    if tuple(optimum) != smallest:
+        what = "the lesions alone" if smallest[0] == 0 else "the smallest classic group"
+        title = "no augmentation" if smallest[0] == 0 else "smallest group"
+        yield method("none", title, what, "classic", smallest, None)
+    if optimum:
+        yield method("cnn-aug", "CNN-AUG", "the classic group in use", "classic", optimum, paper.CNN_AUG.name)
+    more = "CNN-AUG's images and the synthetic ones of"
+    if "dcgan" in config.gans and (sizes := in_use("dcgan")):
+        what = f"{more} DCGANs, one per class"
+        yield method("cnn-aug-gan", "CNN-AUG-GAN", what, "dcgan", sizes, paper.CNN_AUG_GAN.name)
+    if "acgan" in config.gans and (sizes := in_use("acgan")):
+        yield method("acgan", "ACGAN", f"{more} ACGANs, one for all classes", "acgan", sizes, paper.ACGAN.name)
+    if "acgan-discriminator" in results.arms:
+        title = paper.ACGAN_DISCRIMINATOR.name
+        what = "the class head of the ACGANs' discriminators"
+        yield method("acgan-discriminator", title, what, "acgan-discriminator", alone, title)
+    if "bovw" in results.arms:
+        what = "bags of visual words of the lesions alone, a support vector machine"
+        yield method("bovw", paper.BOVW_MI.name, what, "bovw", alone, paper.BOVW_MI.name)
+    for control in config.used_controls:
+        title, what = CONTROLS[control]
+        groups = smallest if control == "equal-steps" else alone
+        yield method(control, title, what, control, groups, None, True)
+
+
+def _choices(values: dict[str, Number], results: RunResults, groups: Sequence[Group]) -> dict[str, Choice]:
+    """The run's choices, or what the paper's rule says of the groups so far."""
+    found: dict[str, Choice] = {}
+    splits = range(results.folds.num_folds)
+    for arm in ("classic", *results.config.gans):
+        counted = {group.size: _mean_correct(group) for group in groups if group.arm == arm and group.seeds}
+        made = results.choice(arm)
+        if made is None:
+            if not counted:
+                continue
+            rule = results.config.choice if arm == "classic" else "paper"
+            best = smallest_best(counted)
+            found[arm] = Choice(arm, rule, best, None, dict.fromkeys(splits, best) if rule == "paper" else {}, False)
+            continue
+        key = f"choice.{arm}"
+        try:
+            nested = None if made["nested"] is None else {k: int(made["nested"][str(k)]["size"]) for k in splits}
+            in_use = {split: int(made["in_use"][str(split)]) for split in splits}
+            choice = Choice(arm, str(made["rule"]), int(made["paper"]["size"]), nested, in_use, True)
+            for size, correct in made["paper"]["correct"].items():
+                values[f"{key}.paper.correct.{size}"] = float(correct)
+            for split, size in (nested or {}).items():
+                values[f"{key}.nested.{split}.size"] = size
+                for group, correct in made["nested"][str(split)]["correct"].items():
+                    values[f"{key}.nested.{split}.correct.{group}"] = float(correct)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            where = f"choices/{choice_name(arm)}/choice.json"
+            raise DataError(where, f"it cannot be read ({type(error).__name__}: {error})", TRAIN_ANEW) from error
+        found[arm] = choice
+    for arm, choice in found.items():
+        values[f"choice.{arm}.paper.size"] = choice.paper
+        for split, size in choice.in_use.items():
+            values[f"choice.{arm}.in_use.{split}"] = size
+    return found
+
+
+def _mean_correct(models: Models) -> float:
+    assert models.confusion is not None
+    return int(models.confusion.trace()) / len(models.seeds)
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def _compare_groups(values: dict[str, Number], groups: Sequence[Group], methods: Sequence[Method]) -> None:
+    """Every classic group with the smallest one, and every synthetic group with CNN-AUG; keys `compare.`.
+
+    `compare.{size}.` are the classic ones, `compare.{arm}.{size}.` the synthetic ones; Holm adjusts for the groups of
+    an arm.
     """
     shown = [group for group in groups if group.seeds]
-    tested: dict[str, float] = {}
-    for group in shown[1:]:
-        seeds = [seed for seed in group.seeds if seed in shown[0].seeds]
-        if not seeds:
-            continue
-        sides = [[results.pooled("classic", size, seed) for seed in seeds] for size in (shown[0].size, group.size)]
-        first, second = ([part.predicted == part.labels for part in side] for side in sides)
-        key, patients = f"compare.{group.size}", sides[0][0].patient_ids
-        values[f"{key}.with"] = shown[0].size
-        difference = bootstrap_difference(first, second, patients, seed=0)
-        values[f"{key}.difference"] = difference.value
-        values[f"{key}.difference.low"], values[f"{key}.difference.high"] = difference.low, difference.high
-        test = mcnemar(first[0], second[0])
-        values[f"{key}.gained"], values[f"{key}.lost"] = test.only_second, test.only_first
-        values[f"{key}.p"] = tested[key] = test.p_value
-        discordance = (test.only_first + test.only_second) / test.num_lesions
-        values[f"{key}.discordance"] = discordance
-        change = (test.only_second - test.only_first) / test.num_lesions
-        values[f"{key}.needed_lesions"] = (
-            needed_lesions(change, discordance, exact=True) if change and discordance < 1 else None
+    classic = [group for group in shown if group.arm == "classic"]
+    families: list[tuple[Models | None, list[tuple[str, Group]]]] = [
+        (classic[0] if classic else None, [(f"compare.{group.size}", group) for group in classic[1:]])
+    ]
+    base = next((method for method in methods if method.id == "cnn-aug"), None)
+    for arm in ("dcgan", "acgan"):
+        families.append((base, [(f"compare.{group.key}", group) for group in shown if group.arm == arm]))
+    for first, others in families:
+        if first is not None:
+            tested = [key for key, group in others if _compare(values, key, first, group)]
+            _adjust(values, tested)
+    if classic:
+        for key, _ in families[0][1]:
+            if f"{key}.p" in values:
+                values[f"{key}.with"] = classic[0].size
+
+
+def _compare_methods(values: dict[str, Number], methods: Sequence[Method]) -> list[tuple[str, str]]:
+    """Any two methods; keys `pair.{first}.{second}.`, Holm over all pairs."""
+    pairs = [
+        (first.id, second.id)
+        for first, second in itertools.combinations(methods, 2)
+        if _compare(values, f"pair.{first.id}.{second.id}", first, second)
+    ]
+    _adjust(values, [f"pair.{first}.{second}" for first, second in pairs])
+    main = "pair.cnn-aug.cnn-aug-gan"
+    if f"{main}.p" in values:
+        discordance = float(values[f"{main}.discordance"] or 0)
+        total = int(values["method.cnn-aug.total"] or 0)
+        values[f"{main}.power_at_paper"] = (
+            power_of_mcnemar(total, PAPER_DIFFERENCE, discordance, exact=True)
+            if PAPER_DIFFERENCE <= discordance < 1
+            else None
         )
-    if tested:
-        for key, adjusted in zip(tested, holm(list(tested.values())).tolist(), strict=True):
-            values[f"{key}.p_holm"] = adjusted
-    for group in shown:
-        spread = seed_spread([group.accuracy(seed) for seed in group.seeds])
-        values[f"{group.key}.seed_deviation"] = spread.deviation
+    return pairs
 
 
-def best_group(groups: Iterable[Group]) -> int | None:
-    """The paper's rule: the smallest group with the highest number of correct test lesions.
+def _compare(values: dict[str, Number], key: str, first: Models, second: Models) -> bool:
+    """Two arms on the same lesions: second - first.
 
-    It looks at the test folds that are reported: the one exception the paper makes, and every report says so. A group's
-    correct lesions are the mean over its complete seeds.
+    The difference is the mean over the seeds both have, its interval draws patients. McNemar's test is of the first of
+    these seeds, for one model of each arm is what it compares.
+
+    Returns:
+        Whether they have a seed in common; otherwise nothing is counted.
     """
-    best: tuple[float, int] | None = None
-    for group in sorted(groups, key=lambda group: group.size):
-        if group.confusion is None:
-            continue
-        correct = int(group.confusion.trace()) / len(group.seeds)
-        if best is None or correct > best[0]:
-            best = (correct, group.size)
-    return None if best is None else best[1]
+    seeds = [seed for seed in second.seeds if seed in first.seeds]
+    if not seeds:
+        return False
+    before, after = (np.stack([models.correct(seed) for seed in seeds]) for models in (first, second))
+    difference = bootstrap_difference(before, after, first.patients, seed=0)
+    values[f"{key}.difference"] = difference.value
+    values[f"{key}.difference.low"], values[f"{key}.difference.high"] = difference.low, difference.high
+    test = mcnemar(before[0], after[0])
+    values[f"{key}.gained"], values[f"{key}.lost"] = test.only_second, test.only_first
+    values[f"{key}.p"] = test.p_value
+    discordance = (test.only_first + test.only_second) / test.num_lesions
+    values[f"{key}.discordance"] = discordance
+    change = (test.only_second - test.only_first) / test.num_lesions
+    values[f"{key}.needed_lesions"] = (
+        needed_lesions(change, discordance, exact=True) if change and discordance < 1 else None
+    )
+    return True
+
+
+def _adjust(values: dict[str, Number], keys: Sequence[str]) -> None:
+    if keys:
+        p_values = [float(values[f"{key}.p"] or 0) for key in keys]
+        for key, adjusted in zip(keys, holm(p_values).tolist(), strict=True):
+            values[f"{key}.p_holm"] = adjusted
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
 
 
 def _count_data(values: dict[str, Number], results: RunResults, classes: Sequence[str]) -> None:
@@ -205,49 +498,47 @@ def _count_data(values: dict[str, Number], results: RunResults, classes: Sequenc
             values[f"fold.{fold}.class.{key_part(name)}"] = counts[name]
 
 
-def key_part(name: str) -> str:
-    """A class name as one part of a key: a dot in it must not look like the dot between two parts."""
-    return name.replace("~", "~0").replace(".", "~1")
-
-
-def _count_group(values: dict[str, Number], group: Group, classes: Sequence[str]) -> None:
-    key = group.key
-    values[f"{key}.size"] = group.size
-    values[f"{key}.models"] = len(group.tasks)
-    values[f"{key}.models_expected"] = group.expected
-    if not group.tasks:
+def _count_models(values: dict[str, Number], models: Models, classes: Sequence[str]) -> None:
+    key = models.key
+    values[f"{key}.models"] = len(models.tasks)
+    values[f"{key}.models_expected"] = models.expected
+    if not models.tasks:
         return
     for name, source in (
         ("per_lesion", "per_lesion"),
         ("added_per_fold", "actual_added_per_fold"),
+        ("synthetic", "num_synthetic"),
         ("train_images", "num_train_images"),
         ("steps", "steps"),
         ("epochs", "epochs"),
     ):
-        found = [task.info[source] for task in group.tasks]
-        values[f"{key}.{name}.min"], values[f"{key}.{name}.max"] = min(found), max(found)
-    values[f"{key}.seconds"] = sum(float(task.info["seconds"]) for task in group.tasks)
-    for task in group.tasks:
+        found = [task.info[source] for task in models.tasks if source in task.info]
+        if found:
+            values[f"{key}.{name}.min"], values[f"{key}.{name}.max"] = min(found), max(found)
+    values[f"{key}.seconds"] = sum(float(task.info["seconds"]) for task in models.tasks)
+    for task in models.tasks:
         correct, total = int((task.labels == task.predicted).sum()), len(task.labels)
         values[f"{key}.seed.{task.seed}.fold.{task.split}.correct"] = correct
         values[f"{key}.seed.{task.seed}.fold.{task.split}.total"] = total
         values[f"{key}.seed.{task.seed}.fold.{task.split}.accuracy"] = _ratio(correct, total)
-    for seed in group.seeds:
-        correct = sum(int((task.labels == task.predicted).sum()) for task in group.tasks if task.seed == seed)
-        total = sum(len(task.labels) for task in group.tasks if task.seed == seed)
-        values[f"{key}.seed.{seed}.correct"] = correct
-        values[f"{key}.seed.{seed}.accuracy"] = _ratio(correct, total)
-    if group.confusion is None:
+    accuracies = []
+    for seed in models.seeds:
+        right = models.correct(seed)
+        values[f"{key}.seed.{seed}.correct"] = int(right.sum())
+        values[f"{key}.seed.{seed}.accuracy"] = _ratio(int(right.sum()), len(right))
+        accuracies.append(float(right.mean()))
+    if models.confusion is None:
         return
-    repeats = len(group.seeds)
-    summary = ClassificationSummary.from_confusion(group.confusion, classes)
+    values[f"{key}.seed_deviation"] = seed_spread(accuracies).deviation
+    repeats = len(models.seeds)
+    summary = ClassificationSummary.from_confusion(models.confusion, classes)
     values[f"{key}.correct"] = summary.num_correct / repeats
     values[f"{key}.total"] = summary.total // repeats
     _rate(values, f"{key}.accuracy", summary.accuracy, summary.total // repeats)
-    positives = group.confusion.sum(axis=1) // repeats
+    positives = models.confusion.sum(axis=1) // repeats
     for i, true in enumerate(classes):
         for j, predicted in enumerate(classes):
-            count = int(group.confusion[i, j]) / repeats
+            count = int(models.confusion[i, j]) / repeats
             values[f"{key}.confusion.{key_part(true)}.{key_part(predicted)}"] = count
             values[f"{key}.confusion_share.{key_part(true)}.{key_part(predicted)}"] = _ratio(count, int(positives[i]))
         _rate(values, f"{key}.sensitivity.{key_part(true)}", float(summary.sensitivity[i]), int(positives[i]))
@@ -261,6 +552,75 @@ def _count_group(values: dict[str, Number], group: Group, classes: Sequence[str]
     values[f"{key}.weighted_specificity"] = _finite(summary.weighted_specificity)
     values[f"{key}.macro_sensitivity"] = _finite(summary.macro_sensitivity)
     values[f"{key}.macro_specificity"] = _finite(summary.macro_specificity)
+
+
+def _count_steps(values: dict[str, Number], results: RunResults) -> None:
+    """Steps and their seconds, of the whole run and of each stage; those of steps that are done."""
+    seconds = {
+        step.name: float(results.task_info(step.name)["seconds"]) for step in results.steps if step.name in results.done
+    }
+    values["run.steps"], values["run.steps_expected"] = len(seconds), len(results.steps)
+    values["run.seconds"] = sum(seconds.values())
+    for stage in STAGES:
+        names = [step.name for step in results.steps if step.stage == stage]
+        if names:
+            values[f"stage.{stage}.steps"] = sum(name in seconds for name in names)
+            values[f"stage.{stage}.steps_expected"] = len(names)
+            values[f"stage.{stage}.seconds"] = sum(seconds.get(name, 0.0) for name in names)
+    for name, value in seconds.items():
+        values[f"step.{name}.seconds"] = value
+
+
+# Name in the keys -> path in evaluation.json; an estimate has "value", "low" and "high".
+MEMORISATION: Mapping[str, tuple[str, ...]] = {
+    "training_lesions": ("num_training_lesions",),
+    "held_out_lesions": ("num_held_out_lesions",),
+    "kid.synthetic": ("kid_to_training", "synthetic"),
+    "kid.held_out": ("kid_to_training", "held-out lesions"),
+    "kid.blurred": ("kid_to_training", "blurred training lesions"),
+    "kid.noise": ("kid_to_training", "noise"),
+    "nearer_to_training": ("memorisation", "nearer_to_training"),
+    "copies.synthetic": ("memorisation", "copies", "synthetic"),
+    "copies.held_out": ("memorisation", "copies", "held-out lesions"),
+    "membership.distance": ("memorisation", "membership_by_distance"),
+    "membership.discriminator": ("memorisation", "membership_by_discriminator"),
+    "as_wanted.synthetic": ("classified_as_wanted", "synthetic"),
+    "as_wanted.held_out": ("classified_as_wanted", "held-out lesions"),
+    "spread.synthetic": ("diversity", "synthetic", "spread"),
+    "spread.held_out": ("diversity", "held-out lesions", "spread"),
+}
+
+
+def _count_memorisation(values: dict[str, Number], results: RunResults) -> dict[tuple[str, int, str], str | None]:
+    """What memorisation/*/evaluation.json says, by kind of GAN, split and class; keys `memorisation.`."""
+    measured: dict[tuple[str, int, str], str | None] = {}
+    for kind, split in itertools.product(results.config.gans, range(results.folds.num_folds)):
+        name = memorisation_name(kind, split)
+        if name not in results.done:
+            continue
+        where = f"memorisation/{name}"
+        found = read_json(results.path / where, "evaluation.json", where, TRAIN_ANEW)
+        for label in results.classes:
+            key = f"memorisation.{kind}.{split}.{key_part(label)}"
+            try:
+                one = found["classes"][label]
+                if "not_measured" in one:
+                    measured[kind, split, label] = str(one["not_measured"])
+                    continue
+                for short, path in MEMORISATION.items():
+                    value: Any = one
+                    for part in path:
+                        value = value[part]
+                    ends = ("value", "low", "high") if isinstance(value, dict) else ("",)
+                    for end in ends:
+                        number = value[end] if end else value
+                        full = f"{key}.{short}" + ("" if end in ("", "value") else f".{end}")
+                        values[full] = None if number is None else _finite(number)
+            except (KeyError, TypeError, ValueError) as error:
+                rule = f"it cannot be read ({type(error).__name__}: {error})"
+                raise DataError(f"{where}/evaluation.json", rule, TRAIN_ANEW) from error
+            measured[kind, split, label] = None
+    return measured
 
 
 def _rate(values: dict[str, Number], key: str, rate: float, total: int) -> None:
@@ -282,11 +642,17 @@ def _finite(value: float) -> float | None:
 def _count_paper(values: dict[str, Number]) -> None:
     """The paper's own numbers, from `experiment/paper.py`; all their keys begin with `paper.`."""
     values["paper.lesions"] = paper.NUM_LESIONS
+    values["paper.difference"] = PAPER_DIFFERENCE
     for name, count in zip(paper.CLASSES, paper.CLASS_COUNTS, strict=True):
         values[f"paper.class.{name}.lesions"] = count
-    for size, correct in zip(paper.CLASSIC_GROUP_SIZES, paper.FIGURE_8_CLASSIC_CORRECT, strict=True):
-        values[f"paper.classic.{size}.correct"] = correct
-        values[f"paper.classic.{size}.accuracy"] = correct / paper.NUM_LESIONS
+    curves = {
+        "classic": (paper.CLASSIC_GROUP_SIZES, paper.FIGURE_8_CLASSIC_CORRECT),
+        "dcgan": (paper.SYNTHETIC_GROUP_SIZES, paper.FIGURE_8_SYNTHETIC_CORRECT),
+    }
+    for arm, (sizes, counts) in curves.items():
+        for size, correct in zip(sizes, counts, strict=True):
+            values[f"paper.{arm}.{size}.correct"] = correct
+            values[f"paper.{arm}.{size}.accuracy"] = correct / paper.NUM_LESIONS
     for result in (paper.CNN_AUG, paper.CNN_AUG_GAN, paper.BOVW_MI, *paper.TABLE_IV):
         key = f"paper.{result.name}"
         values[f"{key}.correct"] = result.correct
@@ -296,6 +662,9 @@ def _count_paper(values: dict[str, Number]) -> None:
             summary = ClassificationSummary.from_confusion(np.array(result.confusion), paper.CLASSES)
             values[f"{key}.macro_sensitivity"] = summary.macro_sensitivity
             values[f"{key}.macro_specificity"] = summary.macro_specificity
+            for i, true in enumerate(paper.CLASSES):
+                for j, predicted in enumerate(paper.CLASSES):
+                    values[f"{key}.confusion.{true}.{predicted}"] = result.confusion[i][j]
         if result.sensitivity_pct and result.specificity_pct:
             for i, name in enumerate(paper.CLASSES):
                 values[f"{key}.sensitivity.{name}"] = result.sensitivity_pct[i] / 100

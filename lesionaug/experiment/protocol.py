@@ -159,14 +159,23 @@ def synthetic_per_class(config: RunConfig, size: int, num_classes: int) -> int:
     return max(1, round(size * (config.folds.num_folds - 1) / num_classes))
 
 
-def most_steps(config: RunConfig, num_train: int, num_lesions: int, num_classes: int) -> int:
-    """Optimiser steps of the longest training of a split, and at least twice those without augmentation."""
+def most_steps(config: RunConfig, num_train: int, num_lesions: int, num_classes: int, optimum: int) -> int:
+    """Optimiser steps of the longest training of a split, and at least twice those without augmentation.
+
+    Args:
+        config: Of the run.
+        num_train: Training lesions of the split.
+        num_lesions: Of the data set.
+        num_classes: Classes.
+        optimum: Augmentations per lesion that synthetic images are added to.
+    """
     once = config.classifier.num_steps(num_train)
     if config.classifier.steps is not None:
         return 2 * once
-    per_lesion = [group.per_lesion for group in run_groups(config, num_lesions).values()]
-    largest = num_train * (1 + max(per_lesion))
-    largest += num_classes * synthetic_per_class(config, config.synthetic_groups[-1], num_classes)
+    largest = num_train * (1 + max(group.per_lesion for group in run_groups(config, num_lesions).values()))
+    if config.gans:
+        more = num_classes * synthetic_per_class(config, config.synthetic_groups[-1], num_classes)
+        largest = max(largest, num_train * (1 + optimum) + more)
     return max(2 * once, config.classifier.num_steps(largest))
 
 
@@ -313,7 +322,8 @@ class _Planner:
             if control == "equal-steps":
                 steps = config.classifier.num_steps(self._train_images(split, self._guess()))
             elif control == "longer":
-                steps, needs = most_steps(config, train, len(self.folds.lesions), self.num_classes), ()
+                guess = self.groups[self._guess()].per_lesion
+                steps = most_steps(config, train, len(self.folds.lesions), self.num_classes, guess)
             elif control == "equal-count":
                 needs, images = (classic, choice_name("dcgan")), self._train_images(split, self._guess(), middle)
             else:

@@ -21,20 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from lesionaug.augment.sheet import banner, drawing_style
-from lesionaug.experiment.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    MARKERS,
-    ORANGE,
-    VERMILION,
-    GroupAccuracy,
-    PaperCurve,
-    _percent,
-    _thousands,
-    _ticks,
-)
+from lesionaug.experiment.figures import BLUE, GREEN, GREY, INK, MARKERS, ORANGE, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EmbeddingPanel",
     "ForestRow",
+    "GroupAccuracy",
+    "PaperCurve",
     "embedding_figure",
     "figure_pdf",
     "forest_figure",
@@ -53,6 +42,34 @@ Images = npt.NDArray[Any]
 PURPLE, SKY = "#CC79A7", "#56B4E9"
 ARM_COLOURS, ARM_MARKERS = (VERMILION, GREEN, PURPLE, ORANGE, SKY), ("s", "^", "D", "v", "P")
 CLASS_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, INK)
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracy of one augmentation group, as fractions.
+
+    Attributes:
+        size: Augmented samples per fold that were asked for.
+        accuracy: Pooled over the test folds, mean over the seeds.
+        interval: Wilson 95 % interval of it.
+        seeds: Pooled accuracy of each seed.
+        folds: Accuracy of each test fold, one tuple per seed.
+    """
+
+    size: int
+    accuracy: float
+    interval: tuple[float, float]
+    seeds: tuple[float, ...]
+    folds: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class PaperCurve:
+    """The paper's curve: group sizes and accuracies (fractions), and the text that says whose data these are."""
+
+    sizes: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    label: str
 
 
 @dataclass(frozen=True)
@@ -354,6 +371,29 @@ def _wrap(text: str, inches: float, size_pt: float) -> str:
 def _say(figure: Figure, kind: str, note: str) -> None:
     text = banner(kind) + (f"\n{note}" if note else "")
     figure.supxlabel(_wrap(text, figure.get_figwidth() - 0.3, 8), fontsize=8, weight="bold")
+
+
+def _percent(fractions: Any) -> list[float]:
+    return [100.0 * float(fraction) for fraction in fractions]
+
+
+def _ticks(axis: Axes, ticks: Sequence[int], ours: set[int]) -> None:
+    """A tick at every group; labels where they fit, our groups first."""
+    axis.set_xlim(-0.12 * min((t for t in ticks if t > 0), default=1), max(ticks, default=1) * 1.18 or 1)
+    transform = axis.transScale
+    place = {t: transform.transform((t, 0))[0] for t in ticks}
+    width = max(place.values(), default=1.0) - min(place.values(), default=0.0) or 1.0
+    labelled: list[int] = []
+    for tick in sorted(ticks, key=lambda t: (t not in ours, t)):
+        if all(abs(place[tick] - place[other]) / width > 0.05 for other in labelled):
+            labelled.append(tick)
+    axis.set_xticks(ticks, [_thousands(t) if t in labelled else "" for t in ticks])
+    axis.minorticks_off()
+
+
+def _thousands(size: int) -> str:
+    """500, 1k, 7.5k, 15k: short enough for a logarithmic axis."""
+    return f"{size / 1000:g}k" if size >= 1000 and size % 100 == 0 else str(size)
 
 
 def embedding_figure(rows: Sequence[tuple[str, Sequence[EmbeddingPanel]]], *, kind: str, note: str = "") -> Figure:

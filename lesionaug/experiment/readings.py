@@ -108,9 +108,104 @@ READINGS = (
     ),
     Reading(
         "Choice of the optimum",
-        "the smallest group at saturation",
-        "the smallest group with the highest number of correct test lesions, pooled over the folds; it sees the "
-        "test folds",
+        "the smallest group at saturation, judged on the test folds",
+        "paper: the smallest group with the highest number of correct test lesions, pooled over the folds. nested: for "
+        "each split the same rule on lesions of its training folds, held out in turn. Both are computed; the option "
+        "says which one the GANs, CNN-AUG and the maps build on",
+        ("choice",),
+    ),
+    Reading(
+        "Choice of the number of synthetic images",
+        "the same rule on the second curve of Fig. 8",
+        "the smallest with the highest number of correct test lesions, for each kind of GAN; it sees the test folds "
+        "under either option",
+    ),
+    Reading(
+        "Number of synthetic images",
+        "100 to 4,000 for each of three classes in each fold",
+        "sizes count the images of all classes in one fold, the same number of every class; a training set, of every "
+        "fold but one, gets folds - 1 times as many",
+        ("synthetic_groups",),
+    ),
+    Reading(
+        "What a GAN sees",
+        "a GAN for each class and fold, from the augmented ROIs",
+        "only the split's training folds: the lesions and their classic augmentations of the group in use. A DCGAN "
+        "sees one class, the ACGAN all",
+        ("gans",),
+    ),
+    Reading(
+        "Networks of the GANs",
+        "Fig. 5 shows the generator; the discriminator's channels are not given",
+        f"{paper.GENERATOR_PARAMETERS:,} and {paper.DISCRIMINATOR_PARAMETERS:,} parameters with the paper's sizes: no "
+        "bias beside batch normalisation, discriminator channels inferred",
+        (
+            "dcgan.network.generator_channels",
+            "dcgan.network.discriminator_channels",
+            "acgan.network.generator_channels",
+            "acgan.network.discriminator_channels",
+        ),
+    ),
+    Reading(
+        "GAN loss",
+        "the minimax formula; what the generator is trained with is not said",
+        "non-saturating cross entropy unless the option says minimax",
+        ("dcgan.loss", "acgan.loss"),
+    ),
+    Reading(
+        "Noise",
+        "uniform in (-1, 1) for training; once normal for sampling",
+        "the same noise for both",
+        ("dcgan.noise", "acgan.noise"),
+    ),
+    Reading(
+        "Length of GAN training",
+        f"{paper.GAN_EPOCHS} epochs (DCGAN), {paper.ACGAN_EPOCHS} (ACGAN)",
+        "epochs of full batches, or a number of steps where one is set; the last generator is used, or the moving "
+        "average of its weights where average is above 0",
+        (
+            "dcgan.epochs",
+            "dcgan.steps",
+            "dcgan.batch_size",
+            "dcgan.average",
+            "acgan.epochs",
+            "acgan.steps",
+            "acgan.batch_size",
+            "acgan.average",
+        ),
+    ),
+    Reading(
+        "Conditioning of the ACGAN",
+        "the class is given to the generator; how is not said",
+        "an embedding of the class, multiplied with the noise; a class head beside the discriminator's answer, which "
+        "is also judged as a classifier",
+        ("acgan.conditioning",),
+    ),
+    Reading(
+        "BoVW-MI: patches and words",
+        f"{paper.BOVW_PATCH} x {paper.BOVW_PATCH} patches, {paper.BOVW_PCA_COMPONENTS} components, "
+        f"{paper.BOVW_WORDS} words; the stride is not given",
+        "raw intensities, one dictionary, from the split's training lesions without augmentation",
+        ("bovw.patch", "bovw.stride", "bovw.components", "bovw.words", "bovw.dual"),
+    ),
+    Reading(
+        "BoVW-MI: informative words",
+        "a mutual information threshold of 35 %",
+        "share: the 35 % of the words with the highest mutual information; of-largest: those with at least 35 % of the "
+        "highest",
+        ("bovw.mi_threshold", "bovw.mi_rule", "bovw.mi_levels"),
+    ),
+    Reading(
+        "BoVW-MI: support vector machine",
+        "an SVM; kernel and parameters are not given",
+        "radial basis functions; C and gamma by cross validation inside the training folds, grouped by patient",
+        ("bovw.costs", "bovw.gammas", "bovw.inner_folds"),
+    ),
+    Reading(
+        "Maps of Fig. 9",
+        "t-SNE of the last layer's features; how many augmentations is not said",
+        "of the dense layer, one map for each split and model, never pooled over splits",
+        ("embedding.per_lesion", "embedding.perplexity"),
     ),
     Reading(
         "Sensitivity",
@@ -120,10 +215,14 @@ READINGS = (
     Reading(
         "Uncertainty",
         "no interval, no test, one run",
-        "Wilson 95 % intervals that count each lesion once, and every seed of the run shown",
+        "Wilson 95 % intervals that count each lesion once, exact McNemar tests adjusted after Holm, differences with "
+        "intervals over patients, and every seed of the run shown",
         ("seeds",),
     ),
 )
+
+
+_GAN_TOPICS = ("Choice of the number of synthetic images",)
 
 
 def option_value(config: RunConfig, key: str) -> Any:
@@ -132,6 +231,14 @@ def option_value(config: RunConfig, key: str) -> Any:
     for part in key.split("."):
         value = getattr(value, part)
     return value
+
+
+def _used(reading: Reading, config: RunConfig) -> bool:
+    """Whether the run has what a reading is about."""
+    parts = {key.partition(".")[0] for key in reading.options}
+    if reading.topic in _GAN_TOPICS or parts & {"dcgan", "acgan", "gans", "synthetic_groups"}:
+        return bool(config.gans)
+    return not any(part in ("bovw", "embedding") and getattr(config, part) is None for part in parts)
 
 
 def show_value(value: Any) -> str:
@@ -148,6 +255,13 @@ def show_value(value: Any) -> str:
 
 
 def readings(config: RunConfig) -> Iterator[tuple[Reading, list[tuple[str, str]]]]:
-    """Every reading with its options and their values in this configuration."""
+    """Every reading that concerns this run, with its options and their values in this configuration."""
     for reading in READINGS:
-        yield reading, [(key, show_value(option_value(config, key))) for key in reading.options]
+        if _used(reading, config):
+            keys = [key for key in reading.options if key.partition(".")[0] not in _absent(config)]
+            yield reading, [(key, show_value(option_value(config, key))) for key in keys]
+
+
+def _absent(config: RunConfig) -> set[str]:
+    """Tables of the configuration that nothing in this run reads."""
+    return {kind for kind in ("dcgan", "acgan") if kind not in config.gans}

@@ -18,7 +18,7 @@ from lesionaug.data.provenance import content_hashes
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
-from lesionaug.errors import ConfigError, DataError
+from lesionaug.errors import ConfigError, DataError, LesionaugError
 from lesionaug.experiment.config import RunConfig, difference, preset
 from lesionaug.experiment.graph import check_configuration, committed
 from lesionaug.experiment.machine import check_versions, cpu_model, device_name, num_cores, resolve_device
@@ -35,6 +35,7 @@ from lesionaug.experiment.results import (
 )
 from lesionaug.experiment.schedule import bundles, connected, run_here, run_in_processes, run_on_cluster
 from lesionaug.experiment.steps import WORKING, Workshop
+from lesionaug.experiment.workers import as_task_failed
 from lesionaug.training.classifier import Progress
 from lesionaug.training.lane_choice import fastest_lanes
 
@@ -133,6 +134,12 @@ def run_experiment(
         raise ConfigError(
             "--lanes", "many models at once are for a GPU; on the CPU every core trains one by itself", "Leave it out"
         )
+    if local_cluster is not None and config.device == "cuda":
+        raise ConfigError(
+            "--local-cluster",
+            "its workers are CPU processes; one GPU trains one step at a time",
+            "Leave it out, add --device cpu, or use --scheduler with a worker for every GPU",
+        )
     steps = plan_steps(config, folds, len(rois.classes))
     if dry_run:
         done = _done(run_dir, steps, config) if (run_dir / "config.json").exists() else ()
@@ -170,8 +177,10 @@ def run_experiment(
                 run_on_cluster(missing, client, store_path, run_dir, config.device, on_step)
         else:
             _run_on_this_machine(missing, config, rois, folds, store_path, run_dir, on_step, workers, lanes)
-        shutil.rmtree(run_dir / WORKING, ignore_errors=True)
-        return RunOutcome(config, rois.kind, folds, steps, done_before, tuple(step.name for step in missing))
+        outcome = RunOutcome(config, rois.kind, folds, steps, done_before, tuple(step.name for step in missing))
+        if outcome.complete:  # else it may hold the checkpoints of a GAN that was stopped
+            shutil.rmtree(run_dir / WORKING, ignore_errors=True)
+        return outcome
 
 
 def _settle(
@@ -248,7 +257,12 @@ def _run_on_this_machine(
         before = _before(members, left)
         run_here(before, workshop, on_step)
         report = lambda step, done, total, text: on_step(step, done / max(total, 1), text)  # noqa: E731
-        workshop.run_together(members, choice, report)
+        try:
+            workshop.run_together(members, choice, report)
+        except LesionaugError:
+            raise
+        except Exception as error:
+            raise as_task_failed(members[0], error) from error
         for step in (*before, *members):
             left.pop(step.name)
     run_here(list(left.values()), workshop, on_step)

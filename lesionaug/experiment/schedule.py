@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,9 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesionaug.errors import ConfigError, EnvironmentProblem, LesionaugError, TaskFailed
-from lesionaug.experiment.machine import check_versions
 from lesionaug.experiment.protocol import Step, describe
-from lesionaug.experiment.results import load_info
 from lesionaug.experiment.steps import Workshop
 from lesionaug.experiment.workers import Processes, as_task_failed
 from lesionaug.training.device import is_out_of_memory
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 StepReport = Callable[[Step, float, str], None]  # (step, share of it that is done, text)
 MOST_TRIES = 3  # of a step whose worker was lost or ran out of memory
-_GPU_KINDS = ("cnn", "gan", "synthetic")
 _SECONDS_TO_CONNECT = 30
 
 
@@ -143,20 +141,19 @@ def run_on_cluster(
     store_path, run_dir = store_path.resolve(), run_dir.resolve()
     check_workers(client, store_path, run_dir, device)
     perform = functools.partial(perform_on_worker, store_path, run_dir)
-    left, tries = {step.name: step for step in steps}, 0
+    left = {step.name: step for step in steps}
+    tries: Counter[str] = Counter()
     while left:
-        tries += 1
         futures: dict[str, Any] = {}
         names: dict[str, str] = {}
         for step in left.values():
             needs = [futures[name] for name in step.needs if name in futures]
-            on_gpu = device == "cuda" and step.kind in _GPU_KINDS
             key = f"{step.name}-{uuid.uuid4().hex[:8]}"  # a scheduler remembers how a key ended
             names[key] = step.name
             futures[step.name] = client.submit(
-                _perform, perform, step, needs, key=key, pure=False, resources={"GPU": 1} if on_gpu else None
+                _perform, perform, step, needs, key=key, pure=False, resources={"GPU": 1} if device == "cuda" else None
             )
-        ran_out = False
+        ran_out: dict[str, BaseException] = {}
         try:
             for future in as_completed(list(futures.values()), loop=client.loop):
                 step = left[names[future.key]]
@@ -165,13 +162,16 @@ def run_on_cluster(
                     on_step(step, 1.0, "done")
                     continue
                 error = future.exception() if future.status == "error" else None
-                if error is not None and is_out_of_memory(error) and tries < MOST_TRIES:
-                    ran_out = True  # so did what needs it
-                    continue
-                raise _as_error(step, error) from error
+                if error is None or not is_out_of_memory(error):
+                    raise _as_error(step, error) from error
+                ran_out[step.name] = error
         finally:
             client.cancel(list(futures.values()), force=True)
-        assert ran_out or not left
+        for name, error in ran_out.items():
+            if not any(need in ran_out for need in left[name].needs):  # else it only waited for one that did
+                tries[name] += 1
+                if tries[name] == MOST_TRIES:
+                    raise _as_error(left[name], error) from error
 
 
 def _as_error(step: Step, error: BaseException | None) -> BaseException:
@@ -212,25 +212,33 @@ def check_workers(client: Client, store_path: Path, run_dir: Path, device: str) 
         client.wait_for_workers(1, timeout=_SECONDS_TO_CONNECT)
     except TimeoutError as error:
         raise ConfigError("--scheduler", "the cluster has no worker", "Start `dask worker ADDRESS`") from error
-    blind = [fault for fault in client.run(_fault, store_path, run_dir).values() if fault]
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if device == "cuda":
+        workers = {name: worker for name, worker in workers.items() if worker.get("resources", {}).get("GPU", 0) >= 1}
+        if not workers:
+            raise ConfigError(
+                "--scheduler",
+                "no worker has a GPU to offer",
+                "Start `dask worker ADDRESS --nthreads 1 --resources GPU=1` for every GPU",
+            )
+    if any(worker["nthreads"] > 1 for worker in workers.values()):
+        raise ConfigError(
+            "--scheduler",
+            "a worker has several threads, and a step takes a process of its own",
+            "Start `dask worker ADDRESS --nthreads 1`, on the CPU with --nworkers N for N cores",
+        )
+    blind = [fault for fault in client.run(_fault, store_path, run_dir, workers=list(workers)).values() if fault]
     if blind:
         raise ConfigError(
             "--scheduler",
             f"{len(blind)} worker(s) cannot work on this run, the first because of {blind[0]}",
             "Put store and run on a file system that all of them share, with the same versions everywhere",
         )
-    if device == "cuda":
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        if not any(worker.get("resources", {}).get("GPU", 0) >= 1 for worker in workers):
-            raise ConfigError(
-                "--scheduler", "no worker has a GPU to offer", "Start one for every GPU, with --resources GPU=1"
-            )
 
 
 def _fault(store_path: Path, run_dir: Path) -> str:
     """Why a worker cannot take part; empty where it can."""
     try:
-        check_versions(run_dir.name, load_info(run_dir))
         Workshop.open(store_path, run_dir)
     except Exception as error:  # whatever it is, it would stop the first step too
         return str(error)
@@ -263,7 +271,7 @@ def connected(scheduler: str | None, local_workers: int | None) -> Iterator[Clie
     with (
         LocalCluster(
             n_workers=local_workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1",
-            memory_limit="auto",
+            memory_limit=0,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):  # fmt: skip

@@ -25,14 +25,17 @@ JOBS = 4                  # workers, and so jobs, at the same time
 PARTITION = None          # "gpu", for instance; None: the default one
 ACCOUNT = None
 WALLTIME = "04:00:00"     # a job that ends loses the step it was at, a GAN what it did since its last checkpoint
+LIFETIME = "225m"         # below the wall time: then a worker leaves by itself, and a new job takes its place
 MEMORY = "16GB"
-GPU = True                # one GPU for each job; False trains on the CPU
+GPU = {gpu!r:<21}# one GPU for each job; False trains on the CPU
 INTERFACE = None          # network interface that the nodes see each other by, like "ib0"; None: the default one
 
 # --- What is run ----------------------------------------------------------------------------------------------
 ROIS = {rois!r}
 RUN = {run!r}
 MORE = {more!r}
+
+RESOURCES = ["--resources", "GPU=1"] if GPU else []
 
 
 def make_cluster() -> SLURMCluster:
@@ -46,21 +49,23 @@ def make_cluster() -> SLURMCluster:
         processes=1,
         interface=INTERFACE,
         job_extra_directives=["--gres=gpu:1"] if GPU else [],
-        worker_extra_args=["--resources", "GPU=1"] if GPU else [],
+        worker_extra_args=["--lifetime", LIFETIME, "--lifetime-stagger", "5m", *RESOURCES],
         scheduler_options={{"dashboard_address": None}},
     )
 
 
 if __name__ == "__main__":
     with make_cluster() as cluster:
-        cluster.scale(jobs=JOBS)
+        cluster.adapt(minimum_jobs=JOBS, maximum_jobs=JOBS)  # new jobs for those that have ended
+        print("waiting for the first job to start", flush=True)
+        cluster.wait_for_workers(1)
         device = ["--device", "cuda" if GPU else "cpu"]
         command = [sys.executable, "-m", "lesionaug", "run", ROIS, RUN, *MORE, *device]
         sys.exit(subprocess.run([*command, "--scheduler", cluster.scheduler_address], check=False).returncode)
 '''
 
 
-def write_slurm_script(target: Path, rois: Path, run: Path, more: Sequence[str]) -> None:
+def write_slurm_script(target: Path, rois: Path, run: Path, more: Sequence[str], *, gpu: bool = True) -> None:
     """Write the script; what a cluster is like stands at its top, to be edited.
 
     Args:
@@ -68,6 +73,7 @@ def write_slurm_script(target: Path, rois: Path, run: Path, more: Sequence[str])
         rois: ROI store.
         run: Folder of the run.
         more: Further options of `lesionaug run`.
+        gpu: Whether each job asks for a GPU.
 
     Raises:
         DataError: The file exists, or its folder does not.
@@ -75,4 +81,6 @@ def write_slurm_script(target: Path, rois: Path, run: Path, more: Sequence[str])
     if target.exists() or not target.parent.is_dir():
         rule = "the file exists already" if target.exists() else "its folder does not exist"
         raise DataError(target.name, rule, "Name a new file")
-    write_text_atomic(target, _SCRIPT.format(rois=str(rois.resolve()), run=str(run.resolve()), more=list(more)))
+    write_text_atomic(
+        target, _SCRIPT.format(rois=str(rois.resolve()), run=str(run.resolve()), more=list(more), gpu=gpu)
+    )

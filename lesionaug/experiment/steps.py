@@ -29,7 +29,7 @@ from lesionaug.experiment.gan import GanTask, fit_gan, of_classes, plan_gans, wr
 from lesionaug.experiment.gan_config import GansConfig
 from lesionaug.experiment.graph import Ground, Result, commit, inputs_of, read_task
 from lesionaug.experiment.groups import ClassicGroup, ClassicPool, build_pool
-from lesionaug.experiment.machine import deterministic, threads
+from lesionaug.experiment.machine import check_versions, deterministic, threads
 from lesionaug.experiment.protocol import (
     INNER,
     ORIGINALS,
@@ -45,7 +45,7 @@ from lesionaug.experiment.protocol import (
     synthetic_per_class,
     task_name,
 )
-from lesionaug.experiment.results import Predictions, ground_of, load_config
+from lesionaug.experiment.results import Predictions, ground_of, load_config, load_info
 from lesionaug.experiment.seeds import check_split, derive_seed
 from lesionaug.training.classifier import (
     ClassifierConfig,
@@ -113,6 +113,7 @@ class Workshop:
             DataError, ConfigError: A run or a store that cannot be read, or do not belong together.
         """
         config, ground = load_config(run_dir), ground_of(run_dir)
+        check_versions(run_dir.name, load_info(run_dir))
         found = manifest_sha256(store_path)
         if ground.values["store"] != found:
             raise ConfigError("ROIS", f"this store ({found[:12]}) is not the run's", "Give every worker the same store")
@@ -140,11 +141,23 @@ class Workshop:
         with threads(self.config.threads_per_task), self._alone(step):
             inputs = inputs_of(self.run_dir, step, self.steps)
             if not self._is_done(step, inputs):
+                self._forget_other_inputs(step, inputs)
                 result = _FUNCTIONS[step.kind](self, step, progress)
                 if before_commit is not None:
                     before_commit()
                 commit(self.run_dir, step, self.ground, inputs, result, started)
             shutil.rmtree(self.run_dir / WORKING / step.name, ignore_errors=True)
+
+    def _forget_other_inputs(self, step: Step, inputs: Mapping[str, str]) -> None:
+        """Clear a working folder whose checkpoints are of another key: the inputs came out differently since."""
+        folder, key = self.run_dir / WORKING / step.name, self.ground.key(step, inputs)
+        file = folder / "key"
+        if file.exists() and file.read_text(encoding="utf-8") == key:
+            return
+        for entry in folder.iterdir():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        write_text_atomic(file, key)
 
     def _is_done(self, step: Step, inputs: Mapping[str, str]) -> bool:
         """Whether it is there, made from these inputs; what was made from others is removed."""
@@ -240,7 +253,8 @@ class Workshop:
             per_class = synthetic_per_class(config, step.size, self.num_classes)
             return Recipe(group.per_lesion, group.capped, synthetic_name(arm, split, step.seed), per_class, classifier)
         if arm == "longer":
-            steps = most_steps(config, num_train, len(self.folds.lesions), self.num_classes)
+            per_lesion = self.optimum(split).per_lesion
+            steps = most_steps(config, num_train, len(self.folds.lesions), self.num_classes, per_lesion)
             return Recipe(0, False, None, 0, classifier.model_copy(update={"steps": steps}))
         per_class = synthetic_per_class(config, size_in_use(self.choice("dcgan"), split), self.num_classes)
         if arm == "equal-count":
@@ -340,8 +354,10 @@ class Workshop:
 
         def on_trained(lane: Lane, trained: TrainedClassifier) -> None:
             step = by_name[lane.name]
+            nonlocal started
             result = self.classified(step, recipes[lane.name], trained, how)
             commit(self.run_dir, step, self.ground, inputs[lane.name], result, started)
+            started = time.monotonic()  # so that the seconds of all add up to those of the whole
 
         train_lanes(
             images,
@@ -633,7 +649,9 @@ def _memorisation(work: Workshop, step: Step, progress: Progress | None) -> Resu
                 results[label], pairs[label] = numbers, closest
     gallery = None
     if pairs:
+        reduced = any(line.startswith(step.arm) or "GAN" in line for line in config.reductions)
         note = f"{step.arm.upper()}, split {split}; the images nearest to any training lesion"
+        note += "\nReduced GANs: config.json says how" if reduced else ""
         gallery = figure_png(gallery_figure(pairs, kind=work.rois.kind, note=note))
 
     def write(folder: Path) -> None:

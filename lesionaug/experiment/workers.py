@@ -69,6 +69,9 @@ class Processes:
                 while (message := worker.connection.recv())[0] == "step":
                     on_step(*message[1])
             except (EOFError, OSError) as error:
+                said = _last_words(worker.connection)  # it may have failed before it was given anything
+                if said is not None:
+                    raise said from error
                 worker.connection.close()
                 worker.process.join()
                 if self._closed:
@@ -129,16 +132,28 @@ def _work(connection: Connection, store_path: Path, run_dir: Path) -> None:
             try:
                 workshop.run(step, report.step, before_commit=report.parent_lives)
             except LesionaugError as error:
+                if is_out_of_memory(error):
+                    raise
                 connection.send(("failed", error))
             else:
                 connection.send(("done", None))
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone: commit nothing more
         os._exit(1)
     except LesionaugError as error:
-        connection.send(("failed", error))
+        connection.send(("memory" if is_out_of_memory(error) else "failed", error))
     except Exception as error:
         kind = "memory" if is_out_of_memory(error) else "failed"
         connection.send((kind, as_task_failed(step, error)))
+
+
+def _last_words(connection: Connection) -> LesionaugError | None:
+    """The error that a dead process left in its pipe, if it did."""
+    with contextlib.suppress(EOFError, OSError):
+        while connection.poll():
+            kind, content = connection.recv()
+            if kind == "failed" and isinstance(content, LesionaugError):
+                return content
+    return None
 
 
 def as_task_failed(step: Step | None, error: BaseException) -> TaskFailed:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from lesionaug.errors import MemoryRanOut
+
 
 def precision(bf16: bool, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Bfloat16 where it is wanted; a context for each pass, since weights change between them."""
@@ -16,4 +18,6 @@ def precision(bf16: bool, device: torch.device) -> contextlib.AbstractContextMan
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or on the host."""
     texts = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in texts)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError, MemoryRanOut)) or any(
+        text in str(error) for text in texts
+    )

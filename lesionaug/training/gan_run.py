@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lesionaug.errors import DataError, EnvironmentProblem
+from lesionaug.errors import DataError, MemoryRanOut
 from lesionaug.training.checkpoint import Checkpoints, Metrics
 from lesionaug.training.classifier import Progress
 from lesionaug.training.device import is_out_of_memory
@@ -84,7 +84,7 @@ def train_gan(
 
     Raises:
         DataError: Losses that are no longer finite; checkpoints that are damaged, of another training or version.
-        EnvironmentProblem: Out of memory.
+        MemoryRanOut: Out of memory.
     """
     device = torch.device(device)
     total = config.num_steps(batches.num_images)
@@ -229,7 +229,7 @@ def _memory(config: GanConfig) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise EnvironmentProblem(
+        raise MemoryRanOut(
             "batch_size",
             f"memory ran out with {config.batch_size} images a step",
             "Use a smaller batch or narrower networks, or close what else uses the device",

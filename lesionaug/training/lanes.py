@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lesionaug.errors import EnvironmentProblem
+from lesionaug.errors import MemoryRanOut
 from lesionaug.models.cnn import CnnConfig, LesionCnn, drop
 from lesionaug.training.classifier import (
     ClassifierConfig,
@@ -86,7 +86,7 @@ def train_lanes(
 
     Raises:
         DataError: Images or labels that cannot be trained on; a training that diverged.
-        EnvironmentProblem: Memory ran out with a single lane.
+        MemoryRanOut: Memory ran out with a single lane.
         ValueError: Shapes or types; lanes beyond the pool; an unknown form.
     """
     cnn, device = cnn or CnnConfig(), torch.device(device)
@@ -144,7 +144,7 @@ def time_lanes(
     Arguments are those of `train_lanes`.
 
     Raises:
-        EnvironmentProblem: Memory ran out.
+        MemoryRanOut: Memory ran out.
     """
     images = torch.rand(config.batch_size, 1, cnn.image_size, cnn.image_size, device=device)
     labels = torch.arange(config.batch_size, device=device) % num_classes
@@ -155,7 +155,7 @@ def time_lanes(
 
     def take(steps: int) -> None:
         if not _run(stack, steps):
-            raise EnvironmentProblem("num_lanes", f"memory ran out with {num_lanes}", "Use fewer")
+            raise MemoryRanOut("num_lanes", f"memory ran out with {num_lanes}", "Use fewer")
 
     take(1)
     steps, block, elapsed = 0, 1, 0.0
@@ -181,7 +181,7 @@ def _run(stack: LaneStack, steps: int) -> bool:
         if not is_out_of_memory(error):
             raise
         if stack.size == 1:
-            raise EnvironmentProblem(
+            raise MemoryRanOut(
                 "batch_size",
                 "memory ran out with one network at a time",
                 "Use a smaller batch or group, or close what else uses the device",
