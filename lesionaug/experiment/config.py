@@ -106,9 +106,12 @@ class MemorisationConfig(Frozen):
 
     Attributes:
         per_class: Synthetic images of each class that are compared.
+        lesions: Real lesions of each class that they are compared with, training and held-out ones alike, the first
+            by id; None: all.
     """
 
     per_class: Annotated[int, Field(ge=20)] = 200
+    lesions: Annotated[int, Field(ge=4)] | None = None
 
 
 # How the paper trains its ACGAN; all else is as for the DCGAN.
@@ -247,6 +250,7 @@ _MEANING = {
     "acgan.batch_size": "batch size of the ACGANs",
     "dcgan.average": "moving average of the DCGANs' generators",
     "acgan.average": "moving average of the ACGANs' generators",
+    "memorisation.lesions": "real lesions per class compared for memorisation",
     "memorisation.per_class": "synthetic images per class compared for memorisation",
     "bovw.max_patches": "patches the dictionary of visual words is made of",
     "bovw.words": "words of the bag of visual words",
@@ -338,7 +342,7 @@ _REDUCED: dict[PresetName, dict[str, Any]] = {
         "bovw": {"words": 250, "max_patches": 10_000},
         "controls": ("equal-count", "longer", "synthetic-only"),
         "embedding": {"per_lesion": 4},
-        "memorisation": {"per_class": 30},
+        "memorisation": {"per_class": 30, "lesions": 15},
     },
     "tiny": {
         "classic_groups": (0, 100),
@@ -349,7 +353,7 @@ _REDUCED: dict[PresetName, dict[str, Any]] = {
         "acgan": _TINY_GAN,
         "bovw": {"stride": 8, "words": 20, "costs": (2.0,), "gammas": (1.0,)},
         "embedding": {"per_lesion": 1},
-        "memorisation": {"per_class": 20},
+        "memorisation": {"per_class": 20, "lesions": 5},
     },
 }
 

@@ -225,7 +225,10 @@ class _Planner:
                     choice_name("classic"), *self._models("classic", split, config.seeds[:1]),
                     *gan_names(kind, split, config.seeds[0], self.num_classes),
                 )  # fmt: skip
-                cost = costs.memorisation(config.memorisation.per_class, len(self.folds.lesions), self.num_classes)
+                lesions = len(self.folds.lesions)
+                if config.memorisation.lesions is not None:
+                    lesions = min(lesions, 2 * config.memorisation.lesions * self.num_classes)
+                cost = costs.memorisation(config.memorisation.per_class, lesions, self.num_classes)
                 yield Step(
                     memorisation_name(kind, split), "memorisation", "memorisation", needs, settings, options, cost
                 )

@@ -616,6 +616,14 @@ def _embedding(work: Workshop, step: Step, progress: Progress | None) -> Result:
     return Result(lambda folder: write_text_atomic(folder / "points.csv", text.getvalue()), info)
 
 
+def _first_of_each(rois: RoiBatch, most: int | None) -> RoiBatch:
+    """The first `most` lesions of every class."""
+    if most is None:
+        return rois
+    labels = rois.labels.tolist()
+    return rois[[i for i, label in enumerate(labels) if labels[:i].count(label) < most]]
+
+
 def _memorisation(work: Workshop, step: Step, progress: Progress | None) -> Result:
     """Compare synthetic ROIs with the lesions they learned from and with held-out ones."""
     from lesionaug.augment.sheet import figure_png
@@ -629,7 +637,7 @@ def _memorisation(work: Workshop, step: Step, progress: Progress | None) -> Resu
     classifier, _ = load_classifier(work.run_dir / work.steps[model].folder)
     results: dict[str, Any] = {}
     pairs = {}
-    sides = train.to("cpu"), test.to("cpu")
+    sides = tuple(_first_of_each(side.to("cpu"), config.memorisation.lesions) for side in (train, test))
     for name in gan_names(step.arm, split, step.seed, work.num_classes):  # type: ignore[arg-type]
         gan = load_gan(work.run_dir / work.steps[name].folder)
         images, seeds = {}, {}
@@ -644,7 +652,7 @@ def _memorisation(work: Workshop, step: Step, progress: Progress | None) -> Resu
             images[label] = sample(gan, config.memorisation.per_class, seed, wanted)
             seeds[label] = seed % 2**32
         if images:
-            found = evaluate_gan(gan, images, *sides, config.image, config.plan, classifier, seeds)
+            found = evaluate_gan(gan, images, sides[0], sides[1], config.image, config.plan, classifier, seeds)
             for label, (numbers, closest) in found.items():
                 results[label], pairs[label] = numbers, closest
     gallery = None
