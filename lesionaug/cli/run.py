@@ -156,11 +156,43 @@ def audit(run: Path, /, *, rois: Path | None = None) -> int:
     return 1 if found.findings else 0
 
 
+def repeats(*runs: Path) -> None:
+    """Take runs of one store together that differ in their folds alone (repeated cross validation).
+
+    Make them with a TOML file that sets `folds.seed`, one run folder each. Every method is compared with CNN-AUG; the
+    interval counts in that training sets overlap (Nadeau and Bengio 2003).
+
+    Args:
+        runs: Two or more complete runs.
+    """
+    from lesionaug.experiment.repeats import compare_repeats
+
+    found = compare_repeats(runs)
+    rows = []
+    for method in found.methods:
+        change = method.difference
+        rows.append(
+            [
+                method.name,
+                " ".join(f"{100 * accuracy:.1f}" for accuracy in method.accuracies),
+                f"{100 * sum(method.accuracies) / len(method.accuracies):.1f}",
+                "" if change is None else f"{100 * change.value:+.1f}",
+                "" if change is None else f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
+            ]
+        )
+    table(
+        f"{marked(found.kind)}accuracy (%) over {len(runs)} repetitions of {found.num_folds}-fold cross validation",
+        ["method", "each repetition", "mean", "minus CNN-AUG (points)", "95 % (corrected t)"],
+        rows,
+    )
+
+
 def register(app: App) -> None:
     """Add the commands to `app`."""
     app.command(run)
     app.command(status)
     app.command(audit)
+    app.command(repeats)
 
 
 def _wanted(
