@@ -519,7 +519,7 @@ def test_grid_shows_the_images_in_their_order_each_row_named() -> None:
     }
     figure = synthetic_grid_figure(real, arms, columns=4, kind="phantom", note="drawn at random")
     axes = figure.axes
-    assert [axis.get_ylabel() for axis in axes] == ["real", "synthetic:\nDCGAN", "synthetic:\nACGAN"] * 2
+    assert [axis.get_ylabel() for axis in axes] == ["phantom\nlesions", "synthetic:\nDCGAN", "synthetic:\nACGAN"] * 2
     assert [axis.get_title(loc="left") for axis in axes] == ["cyst", "", "", "metastasis", "", ""]
     found = [
         real["cyst"],
@@ -542,7 +542,7 @@ def test_grid_shows_the_images_in_their_order_each_row_named() -> None:
 
 
 def test_grid_without_gans_and_with_mistaken_nesting() -> None:
-    figure = synthetic_grid_figure({"cyst": images(3, 0.1)}, {}, kind="phantom", note="")
-    assert [axis.get_ylabel() for axis in figure.axes] == ["real"]
+    figure = synthetic_grid_figure({"cyst": images(3, 0.1)}, {}, kind="imported", note="")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["real"]  # a phantom's are never called that
     with pytest.raises(ValueError, match="cyst has classes that the real images do not have: DCGAN"):
         synthetic_grid_figure({"cyst": images(3, 0.1)}, {"cyst": {"DCGAN": images(1, 0.1)}}, kind="phantom", note="")

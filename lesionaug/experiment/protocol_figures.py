@@ -572,7 +572,7 @@ def synthetic_grid_figure(
         for band, (name, images) in enumerate(real.items()):
             lines = axes[band * rows : (band + 1) * rows]
             lines[0].set_title(_wrap(name, figure.get_figwidth() - 1.2, 9), fontsize=9, loc="left", weight="bold")
-            _draw_row(lines[0], images, columns, "real", INK)
+            _draw_row(lines[0], images, columns, "phantom\nlesions" if kind == "phantom" else "real", INK)
             for number, (axis, (arm, found)) in enumerate(zip(lines[1:], synthetic.items(), strict=True)):
                 colour = ARM_COLOURS[number % len(ARM_COLOURS)]
                 _draw_row(axis, found.get(name), columns, f"synthetic:\n{_wrap(arm, 0.9, 8)}", colour)
