@@ -28,7 +28,7 @@ demo: $(VENV)/.installed
 	$(BIN)/lesionaug demo lesionaug-demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m "not full and not gpu" -n 2
+	$(BIN)/python -m pytest -q -m "not full and not gpu" -n 2 --dist loadfile
 
 test-full: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "not gpu"

@@ -35,7 +35,7 @@ from lesionaug.experiment.gan_samples import load_gans, sample_gans
 from lesionaug.experiment.results import Predictions
 from lesionaug.experiment.run import run_experiment
 from lesionaug.training import gan_run
-from tests.test_run import make_store
+from tests.runs import classic_only, make_store
 
 TINY = gan_preset("tiny").model_copy(update={"threads": 1})
 
@@ -316,10 +316,10 @@ def test_an_evaluation(trained: Path, store: Path, tmp_path: Path, capsys, monke
     assert json.loads((gans / "evaluation/evaluation.json").read_text()) == found
 
     run = tmp_path / "run"
-    run_experiment(store, run, preset("tiny"), workers=1)
+    run_experiment(store, run, classic_only(), workers=1)
     with_run = evaluate_gans(store, gans, run=run, per_class=20)
-    assert with_run.features_of == "the run's CNN of classic group 100 on this split"
-    other = preset("tiny").model_copy(update={"folds": preset("tiny").folds.model_copy(update={"seed": 1})})
+    assert with_run.features_of == "the run's CNN of classic group 30 on this split"
+    other = classic_only(folds=classic_only().folds.model_copy(update={"seed": 1}))
     run_experiment(store, tmp_path / "run2", other, only="folds")
     with pytest.raises(ConfigError, match="other folds or another window"):
         evaluate_gans(store, gans, run=tmp_path / "run2", per_class=20)
