@@ -34,6 +34,12 @@ class Provenance:
         return cls(frozenset(rois.patient_ids), frozenset(rois.lesion_ids), frozenset(content_hashes(rois)))
 
     @classmethod
+    def union(cls, sources: Iterable[Provenance]) -> Provenance:
+        """Of all that several things were made from."""
+        parts = [(source.patients, source.lesions, source.contents) for source in sources]
+        return cls(*(frozenset().union(*kinds) for kinds in zip(*parts, strict=True)))
+
+    @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Provenance:
         """Read what `to_json` gave.
 

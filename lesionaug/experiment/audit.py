@@ -8,18 +8,18 @@ output it was made from.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lesionaug.data.folds import Folds, load_folds
+from lesionaug.data.folds import FoldedLesion, Folds, load_folds
 from lesionaug.data.provenance import Provenance, content_hashes
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.data.synthetic import load_synthetic
 from lesionaug.errors import DataError, LesionaugError
 from lesionaug.experiment.graph import Ground, hash_files, hash_json
-from lesionaug.experiment.protocol import INNER, Step, plan_steps
+from lesionaug.experiment.protocol import Step, plan_steps
 from lesionaug.experiment.results import Predictions, load_config, load_info, load_run_folds, make_ground
 
 LEARNING = ("cnn", "bovw", "gan", "synthetic", "discriminator")  # kinds of steps that know lesions
@@ -134,8 +134,12 @@ def _twins(folds: Folds, contents: Mapping[str, str]) -> Iterator[Finding]:
 
 def _tested(step: Step, folds: Folds, contents: Mapping[str, str]) -> Provenance:
     """Whom a step is tested on, or must not know."""
-    held_out = step.settings["held_out"] if step.arm == INNER else [step.split]
-    lesions = [lesion for lesion in folds.lesions if lesion.fold in held_out]
+    lesions = [lesion for lesion in folds.lesions if lesion.fold in step.held_out]
+    return _provenance(lesions, contents)
+
+
+def _provenance(lesions: Sequence[FoldedLesion], contents: Mapping[str, str]) -> Provenance:
+    """What folds.json and run.json say of some lesions."""
     return Provenance(
         frozenset(lesion.patient_id for lesion in lesions),
         frozenset(lesion.lesion_id for lesion in lesions),
@@ -177,18 +181,13 @@ def _sources(
     """Whether a step says that it has learned from exactly the lesions that the folds give it."""
     if step.kind not in LEARNING:
         return
-    held_out = step.settings["held_out"] if step.arm == INNER else [step.split]
     label = step.settings.get("class")
     lesions = [
         lesion
         for lesion in folds.lesions
-        if lesion.fold not in held_out and (label is None or lesion.label == classes[label])
+        if lesion.fold not in step.held_out and (label is None or lesion.label == classes[label])
     ]
-    wanted = Provenance(
-        frozenset(lesion.patient_id for lesion in lesions),
-        frozenset(lesion.lesion_id for lesion in lesions),
-        frozenset(contents[lesion.lesion_id] for lesion in lesions if lesion.lesion_id in contents),
-    )
+    wanted = _provenance(lesions, contents)
     if Provenance.from_json(task["sources"]) != wanted:
         yield "it does not say that it has learned from exactly the lesions of its training folds"
 
@@ -217,11 +216,10 @@ def _check_predictions(run: Path, step: Step, folds: Folds, classes: tuple[str, 
         if step.folder.startswith("models/"):
             yield Finding(step.folder, "there are no predictions")
         return
-    held_out = step.settings["held_out"] if step.arm == INNER else [step.split]
     truth = sorted(
         (lesion.lesion_id, lesion.patient_id, lesion.fold, lesion.label)
         for lesion in folds.lesions
-        if lesion.fold in held_out
+        if lesion.fold in step.held_out
     )
     predictions = Predictions.from_csv(file.read_text(encoding="utf-8"), classes)
     names = [classes[label] for label in predictions.labels]

@@ -150,11 +150,7 @@ def sample_gans(
         kind=trained.kind,
         split=trained.config.split,
         window_hu=(first["window_hu"][0], first["window_hu"][1]),
-        provenance=Provenance(
-            frozenset().union(*(source.patients for source in sources)),
-            frozenset().union(*(source.lesions for source in sources)),
-            frozenset().union(*(source.contents for source in sources)),
-        ),
+        provenance=Provenance.union(sources),
         details={
             "gan": trained.config.kind,
             "preset": trained.config.preset,

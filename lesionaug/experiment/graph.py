@@ -93,8 +93,7 @@ def read_task(run_dir: Path, step: Step) -> dict[str, Any]:
         raise DataError(where, "it does not hold a JSON object", TRAIN_ANEW)
     if info.get("schema") != TASK_SCHEMA:
         raise DataError(where, f"its schema is {info.get('schema')!r}, not {TASK_SCHEMA}", TRAIN_ANEW)
-    asked = {**step.settings}
-    if info.get("task") != step.name or any(info.get(key) != value for key, value in asked.items()):
+    if info.get("task") != step.name or any(info.get(key) != value for key, value in step.settings.items()):
         raise DataError(where, "it belongs to another task", TRAIN_ANEW)
     if not isinstance(info.get("output_sha256"), str) or not isinstance(info.get("outputs"), dict):
         raise DataError(where, "the hashes of its files are missing", TRAIN_ANEW)

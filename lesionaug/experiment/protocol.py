@@ -78,6 +78,11 @@ class Step:
         return int(self.settings.get("split", -1))
 
     @property
+    def held_out(self) -> tuple[int, ...]:
+        """The folds it has not seen: the one of its split, or both of an inner training."""
+        return tuple(self.settings.get("held_out", (self.split,)))
+
+    @property
     def seed(self) -> int:
         """Of the run's training seeds."""
         return int(self.settings.get("seed", 0))
@@ -352,13 +357,13 @@ class _Planner:
 
 
 def with_needs(steps: Sequence[Step], wanted: Iterable[str]) -> tuple[Step, ...]:
-    """These steps and all that they need, in the plan's order."""
+    """Those of `steps` that are wanted and all of them that these need, in the plan's order."""
     by_name = {step.name: step for step in steps}
     found: set[str] = set()
     waiting = list(wanted)
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name in by_name and name not in found:
             found.add(name)
             waiting += by_name[name].needs
     return tuple(step for step in steps if step.name in found)

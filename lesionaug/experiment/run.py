@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,7 +254,7 @@ def _run_on_this_machine(
     choice = fastest_lanes(config.cnn, config.classifier, len(rois.classes), torch.device(config.device))
     left = {step.name: step for step in steps}
     for members in bundles(steps).values():
-        before = _before(members, left)
+        before = with_needs(tuple(left.values()), [name for step in members for name in step.needs])
         run_here(before, workshop, on_step)
         report = lambda step, done, total, text: on_step(step, done / max(total, 1), text)  # noqa: E731
         try:
@@ -266,18 +266,6 @@ def _run_on_this_machine(
         for step in (*before, *members):
             left.pop(step.name)
     run_here(list(left.values()), workshop, on_step)
-
-
-def _before(members: Sequence[Step], left: Mapping[str, Step]) -> list[Step]:
-    """What is still to be done before all of `members` can be, in the plan's order."""
-    found: set[str] = set()
-    waiting = [name for step in members for name in step.needs]
-    while waiting:
-        name = waiting.pop()
-        if name in left and name not in found:
-            found.add(name)
-            waiting += left[name].needs
-    return [step for name, step in left.items() if name in found]
 
 
 def _describe_run(rois: RoiBatch, store_hash: str, config: RunConfig, command: str) -> dict[str, Any]:

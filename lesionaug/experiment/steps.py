@@ -45,7 +45,7 @@ from lesionaug.experiment.protocol import (
     synthetic_per_class,
     task_name,
 )
-from lesionaug.experiment.results import Predictions, ground_of, load_config, load_info
+from lesionaug.experiment.results import Predictions, load_config, load_info, make_ground, read_json
 from lesionaug.experiment.seeds import check_split, derive_seed
 from lesionaug.training.classifier import (
     ClassifierConfig,
@@ -74,7 +74,7 @@ class Recipe:
         per_lesion: Classic augmentations of every training lesion, beside the lesion itself.
         capped: The plan has fewer than were asked for.
         synthetic: Step whose synthetic ROIs are added, or None.
-        per_class: How many of every class.
+        per_class: How many of every class; 0 without them.
         config: How it is trained.
     """
 
@@ -112,8 +112,9 @@ class Workshop:
         Raises:
             DataError, ConfigError: A run or a store that cannot be read, or do not belong together.
         """
-        config, ground = load_config(run_dir), ground_of(run_dir)
-        check_versions(run_dir.name, load_info(run_dir))
+        config, info = load_config(run_dir), load_info(run_dir)
+        check_versions(run_dir.name, info)
+        ground = make_ground(config, info)
         found = manifest_sha256(store_path)
         if ground.values["store"] != found:
             raise ConfigError("ROIS", f"this store ({found[:12]}) is not the run's", "Give every worker the same store")
@@ -189,7 +190,7 @@ class Workshop:
 
     def sides(self, step: Step) -> tuple[RoiBatch, RoiBatch]:
         """Training and test lesions of a step, checked once."""
-        held_out = tuple(step.settings["held_out"]) if step.arm == INNER else (step.split,)
+        held_out = step.held_out
         if held_out not in self._sides:
             if len(held_out) == 1:
                 train, test = split_lesions(self.rois, self.folds, held_out[0])
@@ -210,7 +211,7 @@ class Workshop:
 
     def training_pool(self, step: Step, per_lesion: int) -> ClassicPool:
         """The same of a step's training lesions; the last one is kept."""
-        held_out = tuple(step.settings["held_out"]) if step.arm == INNER else (step.split,)
+        held_out = step.held_out
         if self._pool is None or self._pool[0] != held_out or self._pool[1].per_lesion < per_lesion:
             self._pool = None  # free the old one before the new one is made: 490 MB at the paper's largest group
             self._pool = held_out, self.pool(self.sides(step)[0], per_lesion)
@@ -229,8 +230,6 @@ class Workshop:
 
     def choice(self, arm: str) -> dict[str, Any]:
         """A committed choice.json."""
-        from lesionaug.experiment.results import read_json
-
         folder = self.steps[choice_name(arm)].folder
         return read_json(self.run_dir / folder, "choice.json", folder, "Delete that folder and run again")
 
@@ -286,13 +285,13 @@ class Workshop:
         if not bool(probabilities.isfinite().all()):  # parameters can be finite and too large for the logits
             raise diverged("predicted probability", recipe.config, trained.num_steps)
         predictions = self._predictions(step, test, probabilities)
-        num_synthetic = recipe.per_class * self.num_classes if recipe.synthetic else 0
+        num_synthetic = recipe.per_class * self.num_classes
         info = {
             "group_size": step.size,
             "per_lesion": recipe.per_lesion,
             "capped": recipe.capped,
             "num_synthetic": num_synthetic,
-            "num_train_images": len(train) * (1 + recipe.per_lesion) + num_synthetic,
+            "num_train_images": self._count(step, recipe),
             "actual_added_per_fold": round(
                 (recipe.per_lesion * len(train) + num_synthetic) / (self.folds.num_folds - 1), 1
             ),
@@ -374,8 +373,7 @@ class Workshop:
         )
 
     def _count(self, step: Step, recipe: Recipe) -> int:
-        made = recipe.per_class * self.num_classes if recipe.synthetic else 0
-        return len(self.sides(step)[0]) * (1 + recipe.per_lesion) + made
+        return len(self.sides(step)[0]) * (1 + recipe.per_lesion) + recipe.per_class * self.num_classes
 
     def _together(self, steps: Sequence[Step], recipes: Mapping[str, Recipe]) -> tuple[Tensor, Tensor, dict[str, int]]:
         """The images of every training set one after another, smaller ones inside larger, and where each begins."""
@@ -384,9 +382,8 @@ class Workshop:
         alike: dict[tuple[Any, ...], list[Step]] = {}
         for step in steps:
             recipe = recipes[step.name]
-            held_out = tuple(step.settings.get("held_out", (step.split,)))
             # A classic group is the first of a larger one; the same with synthetic images added to one optimum.
-            same = (held_out, recipe.synthetic, recipe.per_lesion if recipe.synthetic else None)
+            same = (step.held_out, recipe.synthetic, recipe.per_lesion if recipe.synthetic else None)
             alike.setdefault(same, []).append(step)
         for members in alike.values():
             largest = max(members, key=lambda step: self._count(step, recipes[step.name]))
@@ -517,12 +514,7 @@ def _synthetic(work: Workshop, step: Step, progress: Progress | None) -> Result:
         kind=work.rois.kind,
         split=split,
         window_hu=config.image.window_hu,
-        provenance=Provenance(
-            *(
-                frozenset().union(*parts)
-                for parts in zip(*((s.patients, s.lesions, s.contents) for s in sources), strict=True)
-            )
-        ),
+        provenance=Provenance.union(sources),
         details={"gan": step.arm, "seed": step.seed, "generators": hashes, "versions": versions()},
     )
     rois.check_apart(work.sides(step)[1])

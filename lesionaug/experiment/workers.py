@@ -103,8 +103,7 @@ class Processes:
         for worker in workers:
             worker.process.kill()
         for worker in workers:
-            worker.process.join()
-            worker.connection.close()
+            worker.process.join()  # its pipe is the thread's that reads it: closing one twice closes another's file
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
