@@ -18,8 +18,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lesionaug.data.dicom_ct import CtSlice, hounsfield, read_ct_slice, read_dicom, rescale, why_skipped
 from lesionaug.data.slices import HU_CLIP, SourceFile
+from lesionaug.data.sources.dicom_ct import CtSlice, hounsfield, read_ct_slice, rescale, why_skipped
+from lesionaug.data.sources.dicom_file import read_dicom
 from lesionaug.errors import DataError
 from tests.dicom_files import ct_dataset, hu_picture, write
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import json
 import os
 from dataclasses import replace
@@ -14,8 +15,11 @@ from PIL import Image, ImageDraw
 
 from lesionaug import cli
 from lesionaug.data.contact_sheet import draw_contact_sheet
-from lesionaug.data.importer import ImportOptions, SourceRefused, check_source, find_source, import_source
+from lesionaug.data.importer import SourceRefused, check_source, import_source
 from lesionaug.data.margins import worst_outside_fraction
+from lesionaug.data.options import ImportOptions
+from lesionaug.data.sources import find
+from lesionaug.data.sources.guard import Guard
 from lesionaug.data.store import load_rois, manifest_sha256, read_manifest
 from lesionaug.errors import ConfigError, DataError
 from tests.dicom_files import (
@@ -58,6 +62,10 @@ def cohort(tmp_path: Path) -> Path:
     return folder
 
 
+def find_source(path: Path) -> find.FoundSource:
+    return find.find_source(path, Guard(0), lambda done, total, text: None)
+
+
 def errors(findings) -> list[str]:
     return [str(finding) for finding in findings if finding.severity == "error"]
 
@@ -91,20 +99,83 @@ def test_importing_again_gives_the_same_bytes_even_from_other_file_names(cohort,
     assert (one.lesion_ids, one.patient_ids) == (three.lesion_ids, three.patient_ids)
 
 
-def test_pseudonyms_by_number_or_by_a_secret_key(cohort, tmp_path):
-    numbered = load_rois(import_source(cohort, tmp_path / "a").path)
-    assert set(numbered.patient_ids) == {"P001", "P002"}
-    key = tmp_path / "key"
-    key.write_text("0123456789abcdef0123456789abcdef")
+def key_file(path: Path, content: str) -> Path:
+    path.write_text(content)
+    path.chmod(0o600)
+    return path
+
+
+def test_pseudonyms_are_made_with_a_secret_key(cohort, tmp_path):
+    key = key_file(tmp_path / "key", "0123456789abcdef0123456789abcdef")
     keyed = load_rois(import_source(cohort, tmp_path / "b", ImportOptions(pseudonym_key=key)).path)
     alone = load_rois(import_source(cohort / "c", tmp_path / "c", ImportOptions(pseudonym_key=key)).path)
     assert set(alone.patient_ids) < set(keyed.patient_ids)
-    key.write_text("another key of 16 bytes")
+    digest = hmac.new(b"0123456789abcdef0123456789abcdef", b"bob", "sha256").hexdigest()
+    assert alone.patient_ids == (f"P-{digest[:16]}",)
+    key_file(key, "another key of 16 bytes")
     other = load_rois(import_source(cohort / "c", tmp_path / "d", ImportOptions(pseudonym_key=key)).path)
     assert not set(other.patient_ids) & set(keyed.patient_ids)
-    key.write_text("short")
-    with pytest.raises(ConfigError, match="16 bytes"):
-        import_source(cohort, tmp_path / "e", ImportOptions(pseudonym_key=key))
+
+
+def test_a_key_is_made_when_there_is_none_and_used_again(cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    one = load_rois(import_source(cohort, tmp_path / "one").path)
+    key = tmp_path / "config" / "lesionaug" / "pseudonym.key"
+    assert (key.stat().st_mode & 0o777, key.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert len(key.read_text().strip()) == 64
+    assert one.patient_ids == load_rois(import_source(cohort, tmp_path / "two").path).patient_ids
+    key.unlink()
+    assert set(one.patient_ids).isdisjoint(load_rois(import_source(cohort, tmp_path / "three").path).patient_ids)
+    secret = key.read_bytes().strip()
+    for store in ("one", "two", "three"):
+        for file in (tmp_path / store).iterdir():
+            assert secret not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "place", "words"),
+    [
+        ("short", 0o600, "key", "16 bytes"),
+        ("0123456789abcdef", 0o640, "key", "other users can read"),
+        ("0123456789abcdef", 0o604, "key", "other users can read"),
+        (None, 0o600, "rois/key", "must not lie in the store"),
+    ],
+)
+def test_keys_that_protect_nobody_are_refused(cohort, tmp_path, content, mode, place, words):
+    key = tmp_path / place
+    if content is not None:
+        key_file(key, content).chmod(mode)
+    with pytest.raises(ConfigError, match=words):
+        import_source(cohort, tmp_path / "rois", ImportOptions(pseudonym_key=key))
+    assert not (tmp_path / "rois").exists()
+
+
+def test_one_person_under_two_ids_by_an_alias_table(cohort, tmp_path):
+    aliases = tmp_path / "aliases.csv"
+    aliases.write_text("patient_id,same_as\nBOB,Robert\nRobert,ann\n")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("patient_id,label\nAnn,cyst\nBob,metastasis\n")
+    options = ImportOptions(patient_aliases=aliases, labels=labels)
+    rois = load_rois(import_source(cohort, tmp_path / "rois", options).path)
+    assert len(set(rois.patient_ids)) == 1
+    assert sorted(rois.classes[label] for label in rois.labels) == ["cyst"] * 3 + ["metastasis"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("patient_id,alias\na,b\n", "patient_id and same_as"),
+        ("patient_id,same_as\na,\n", "must not be empty"),
+        ("patient_id,same_as\na,b\nA,c\n", "another same_as"),
+        ("patient_id,same_as\na,b\nb,c\nc,a\n", "circle"),
+    ],
+)
+def test_alias_tables_that_say_two_things_are_refused(cohort, tmp_path, content, words):
+    (tmp_path / "aliases.csv").write_text(content)
+    options = ImportOptions(patient_aliases=tmp_path / "aliases.csv")
+    assert words in "\n".join(errors(check_source(cohort, options)))
+    with pytest.raises(DataError, match=words):
+        import_source(cohort, tmp_path / "rois", options)
 
 
 def test_labels_from_a_file_by_patient_and_by_lesion(cohort, tmp_path):
@@ -281,7 +352,7 @@ def test_what_is_found(tmp_path):
     with pytest.raises(DataError, match=r"COCO.*DeepLesion.*LabelMe.*NIfTI"):
         find_source(folder)
     series(folder)
-    assert find_source(folder).format == "dicom"
+    assert find_source(folder).slices
     assert "no margins were found" in "\n".join(errors(check_source(folder)))
 
 

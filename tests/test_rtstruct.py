@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lesionaug.data.dicom_ct import CtSlice, read_ct_slice, read_dicom
 from lesionaug.data.importer import check_source, import_source
 from lesionaug.data.margins import diameter_px
-from lesionaug.data.rtstruct import read_rtstruct
 from lesionaug.data.slices import Finding, Margin, SourceFile
+from lesionaug.data.sources.dicom_ct import CtSlice, read_ct_slice
+from lesionaug.data.sources.dicom_file import read_dicom
+from lesionaug.data.sources.given import Given
+from lesionaug.data.sources.rtstruct import read_rtstruct
 from lesionaug.data.store import load_rois, read_manifest
 from tests.dicom_files import (
     HEIGHT,
@@ -39,7 +41,7 @@ def ct_slices(folder: Path) -> list[CtSlice]:
 def margins(folder: Path, rois, **keywords) -> tuple[list[Margin], list[Finding]]:
     path = write(rtstruct_dataset(rois, **keywords), folder / "RS.dcm")
     findings: list[Finding] = []
-    return list(read_rtstruct(SourceFile(9, path, path.name), ct_slices(folder), findings)), findings
+    return list(read_rtstruct(SourceFile(9, path, path.name), Given(ct_slices(folder), findings))), findings
 
 
 def errors(findings: list[Finding]) -> list[str]:

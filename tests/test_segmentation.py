@@ -8,10 +8,12 @@ import highdicom as hd
 import numpy as np
 import pytest
 
-from lesionaug.data.dicom_ct import CtSlice, read_ct_slice, read_dicom
 from lesionaug.data.importer import import_source
-from lesionaug.data.segmentation import read_segmentation
 from lesionaug.data.slices import Finding, Margin, SourceFile
+from lesionaug.data.sources.dicom_ct import CtSlice, read_ct_slice
+from lesionaug.data.sources.dicom_file import read_dicom
+from lesionaug.data.sources.given import Given
+from lesionaug.data.sources.segmentation import read_segmentation
 from lesionaug.data.store import load_rois
 from tests.dicom_files import HEIGHT, WIDTH, ct_dataset, disc, hu_picture, segmentation, series, write
 
@@ -23,7 +25,7 @@ def margins(folder: Path, dataset) -> tuple[list[Margin], list[Finding]]:
         source = SourceFile(number, file, file.name)
         slices.append(read_ct_slice(source, read_dicom(source, pixels=True)))
     findings: list[Finding] = []
-    return list(read_segmentation(SourceFile(9, path, path.name), slices, findings)), findings
+    return list(read_segmentation(SourceFile(9, path, path.name), Given(slices, findings))), findings
 
 
 def two_segments(rows: int = HEIGHT, columns: int = WIDTH) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lesionaug.data.importer import ImportOptions, check_source, import_source
+from lesionaug.data.importer import check_source, import_source
+from lesionaug.data.options import ImportOptions
 from lesionaug.data.store import load_rois
 from lesionaug.errors import DataError
 from tests.dicom_files import ct_dataset, disc, hu_picture, write
@@ -235,7 +236,7 @@ def test_faulty_rows_are_all_listed_and_the_good_ones_importable_on_request(tmp_
     ("content", "words"),
     [
         (HEAD + "\n", "no rows"),
-        (HEAD.replace(",", ";") + "\n", "not supported yet|commas"),
+        (HEAD.replace(",", ";") + "\n", "without the columns of a table|commas"),
         (HEAD + ",label\n" + ROW + ",x\n", "distinct"),
         (HEAD.replace("patient_id", "who") + "\n" + ROW + "\n", "patient_id"),
     ],
@@ -255,7 +256,7 @@ def test_eight_bits_a_missing_offset_and_a_wrong_spacing_are_refused(tmp_path):
     Image.fromarray(np.zeros((60, 80), np.uint8)).save(tmp_path / "a.jpg")
     assert "16-bit PNG, NIfTI or DICOM" in errors(table(tmp_path, ROW.replace("a.png", "a.jpg")))[0]
     write(ct_dataset(hu_picture(), spacing=(0.9, 0.7), patient="P1"), tmp_path / "a.dcm")
-    assert "the table says" in errors(table(tmp_path, ROW.replace("a.png", "a.dcm")))[0]
+    assert "file says 1 x 1" in errors(table(tmp_path, ROW.replace("a.png", "a.dcm")))[0]
 
 
 def test_real_tables_import(shared_data, tmp_path):

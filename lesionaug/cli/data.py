@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
-    from lesionaug.data.importer import ImportOptions, ImportReport
+    from lesionaug.data.importer import ImportReport
+    from lesionaug.data.options import ImportOptions
     from lesionaug.data.slices import Finding
 
 # How many notes of one severity the terminal shows; `data check` shows all.
 _MOST_LINES = 30
 
-_LabelMap = Annotated[list[str] | None, Parameter(name="--label-map", negative=(), consume_multiple=False)]
+_Many = Annotated[list[str] | None, Parameter(negative=(), consume_multiple=False)]
 _Number = Annotated[float | None, Parameter(allow_leading_hyphen=True)]
 _Flag = Annotated[bool, Parameter(negative=())]
 
@@ -27,34 +28,69 @@ def import_(
     /,
     *,
     labels: Path | None = None,
-    label_map: _LabelMap = None,
+    label_map: _Many = None,
+    format: str | None = None,
     hu_offset: _Number = None,
+    spacing: str | None = None,
+    pictures: Path | None = None,
+    image: Path | None = None,
     every_slice: _Flag = False,
     pixel_edge: _Flag = False,
-    skip_faulty: _Flag = False,
+    trust_voxels: _Flag = False,
+    patient_by: str | None = None,
+    patient_aliases: Path | None = None,
     pseudonym_key: Path | None = None,
+    allow_burned_in: _Many = None,
+    skip_faulty: _Flag = False,
 ) -> None:
     """Import CT slices with lesion margins into a ROI store.
 
-    Supported: a folder of DICOM CT with RTSTRUCT or SEG (or one such file, its CT beside it), and a polygon CSV beside
-    16-bit PNG, NIfTI or DICOM images. A source with any fault is refused whole; `data check` lists all of them.
+    A folder, or one file with margins (its pictures lie where it says, or below its folder). docs/import.md lists the
+    formats. A source with any fault is refused whole; `data check` lists all of them.
 
     Args:
         source: Folder or file to import.
         out: Folder to create: manifest, pixels, import_report.csv, contact_sheet.png.
-        labels: CSV with the columns patient_id, label and, if wanted, lesion_id.
-        label_map: NAME=CLASS for a ROI name, segment label or table label; repeatable. * and ? match as in a shell;
-            NAME=- leaves those lesions out.
+        labels: CSV with the columns patient_id, label and, if wanted, lesion_id; for DeepLesion, LesaNet's JSON.
+        label_map: NAME=CLASS for a ROI name, segment label, code, folder name, label value or table label; repeatable.
+            * and ? match as in a shell; NAME=- leaves those lesions out.
+        format: The one format to read where a folder holds several, for example rtstruct.
         hu_offset: Added to the values of PNG images to give HU, for example -32768.
+        spacing: ROW,COLUMN in mm, of pictures that do not say it themselves, for example 0.8,0.8.
+        pictures: CSV with facts about pictures that their files lack: image, patient_id, row_spacing_mm,
+            col_spacing_mm, hu_offset.
+        image: The NIfTI image of a mask that is imported by itself.
         every_slice: One lesion for every slice of a margin instead of its largest only.
-        pixel_edge: Integers in a polygon table mean pixel edges instead of pixel centres.
+        pixel_edge: Integers in a table of polygons mean pixel edges instead of pixel centres.
+        trust_voxels: Take a NIfTI image and its mask as one grid as stored, whatever their affines say.
+        patient_by: DICOM keyword or table column that tells patients apart; PatientID or patient_id if not given.
+        patient_aliases: CSV with patient_id,same_as for persons under several ids.
+        pseudonym_key: File with the secret that pseudonyms are made with; made if it is not there. If not given, your
+            own in ~/.config/lesionaug.
+        allow_burned_in: File, or pattern of files, whose burned-in text you have looked at; repeatable.
         skip_faulty: Leave faulty files and lesions out instead of refusing the source.
-        pseudonym_key: File with a secret key; patients then get the same pseudonym in every store made with it.
     """
     from lesionaug.cli.progress import progress
     from lesionaug.data.importer import SourceRefused, import_source
+    from lesionaug.data.options import ImportOptions
 
-    options = _options(labels, label_map, hu_offset, every_slice, pixel_edge, skip_faulty, pseudonym_key)
+    options = ImportOptions(
+        format=format,
+        labels=labels,
+        label_map=tuple(label_map or ()),
+        hu_offset=hu_offset,
+        spacing_mm=_spacing(spacing),
+        every_slice=every_slice,
+        pixel_edge=pixel_edge,
+        trust_voxels=trust_voxels,
+        image=image,
+        pictures=pictures,
+        patient_by=patient_by,
+        patient_aliases=patient_aliases,
+        allow_burned_in=tuple(allow_burned_in or ()),
+        skip_faulty=skip_faulty,
+        pseudonym_key=pseudonym_key,
+    )
     try:
         with progress("Importing") as step:
             report = import_source(source, out, options, step)
@@ -70,10 +106,18 @@ def check(
     /,
     *,
     labels: Path | None = None,
-    label_map: _LabelMap = None,
+    label_map: _Many = None,
+    format: str | None = None,
     hu_offset: _Number = None,
+    spacing: str | None = None,
+    pictures: Path | None = None,
+    image: Path | None = None,
     every_slice: _Flag = False,
     pixel_edge: _Flag = False,
+    trust_voxels: _Flag = False,
+    patient_by: str | None = None,
+    patient_aliases: Path | None = None,
+    allow_burned_in: _Many = None,
 ) -> int:
     """List every fault of a source and write nothing; exit code 0 without an error, 3 with any.
 
@@ -81,15 +125,38 @@ def check(
         source: Folder or file to check.
         labels: As for import.
         label_map: As for import.
+        format: As for import.
         hu_offset: As for import.
+        spacing: As for import.
+        pictures: As for import.
+        image: As for import.
         every_slice: As for import.
         pixel_edge: As for import.
+        trust_voxels: As for import.
+        patient_by: As for import.
+        patient_aliases: As for import.
+        allow_burned_in: As for import.
     """
     from lesionaug.cli.progress import progress
     from lesionaug.data.importer import check_source
+    from lesionaug.data.options import ImportOptions
     from lesionaug.errors import DataError
 
-    options = _options(labels, label_map, hu_offset, every_slice, pixel_edge, False, None)
+    options = ImportOptions(
+        format=format,
+        labels=labels,
+        label_map=tuple(label_map or ()),
+        hu_offset=hu_offset,
+        spacing_mm=_spacing(spacing),
+        every_slice=every_slice,
+        pixel_edge=pixel_edge,
+        trust_voxels=trust_voxels,
+        image=image,
+        pictures=pictures,
+        patient_by=patient_by,
+        patient_aliases=patient_aliases,
+        allow_burned_in=tuple(allow_burned_in or ()),
+    )
     with progress("Checking") as step:
         findings = check_source(source, options, step)
     _print_findings(findings, sys.stdout, most=None)
@@ -98,26 +165,19 @@ def check(
     return DataError.exit_code if errors else 0
 
 
-def _options(
-    labels: Path | None,
-    label_map: list[str] | None,
-    hu_offset: float | None,
-    every_slice: bool,
-    pixel_edge: bool,
-    skip_faulty: bool,
-    pseudonym_key: Path | None,
-) -> ImportOptions:
-    from lesionaug.data.importer import ImportOptions
+def _spacing(written: str | None) -> tuple[float, float] | None:
+    """(s_x, s_y) of ROW,COLUMN."""
+    from lesionaug.errors import ConfigError
 
-    return ImportOptions(
-        labels=labels,
-        label_map=tuple(label_map or ()),
-        hu_offset=hu_offset,
-        every_slice=every_slice,
-        pixel_edge=pixel_edge,
-        skip_faulty=skip_faulty,
-        pseudonym_key=pseudonym_key,
-    )
+    if written is None:
+        return None
+    try:
+        row, column = (float(part) for part in written.split(","))
+    except ValueError:
+        row = column = 0.0
+    if not (0.01 <= row <= 20 and 0.01 <= column <= 20):
+        raise ConfigError("--spacing", f"must be ROW,COLUMN in mm, 0.01 .. 20, got '{written}'", "For example 0.8,0.8")
+    return column, row
 
 
 def _print_findings(findings: Sequence[Finding], stream: object, most: int | None) -> None:
@@ -150,8 +210,11 @@ def _print_report(report: ImportReport, options: ImportOptions) -> None:
     Console(file=sys.stdout, soft_wrap=True).print(table)
     if report.num_skipped:
         print(f"not taken: {report.num_skipped} margins, with reasons in {report.report}")
-    if options.pseudonym_key is None:
-        print("patients are numbered P001, P002, ...; no key was kept, so nothing leads back to their ids")
+    if report.kind != "phantom":
+        from lesionaug.data.patients import default_key_path
+
+        key = options.pseudonym_key or default_key_path()
+        print(f"patients go by pseudonyms made with the key {key}: keep it, and keep it from others")
     print(f"store: {report.path}")
     print(f"look at the margins: {report.sheet}")
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lesionaug.data.dicom_ct import patient_key
-from lesionaug.data.slices import Finding, Lesion
-from lesionaug.data.tables import read_rows
+from lesionaug.data.csv_files import read_rows
+from lesionaug.data.slices import Finding, Lesion, patient_key
 from lesionaug.errors import ConfigError, DataError
 
 LEAVE_OUT = "-"  # --label-map Liver=-
@@ -29,7 +28,10 @@ def class_name(written: str, where: str) -> str:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """From ROI, segment or table names to classes; `*` and `?` match as in a shell, case does not matter."""
+    """From the names of margins (ROI, segment, code, folder, table label) to classes.
+
+    `*` and `?` match as in a shell, case does not matter.
+    """
 
     rules: tuple[tuple[str, str], ...]  # (name or pattern, class)
 
@@ -62,26 +64,29 @@ class LabelMap:
     def __bool__(self) -> bool:
         return bool(self.rules)
 
-    def find(self, name: str) -> str | None:
-        """The class of a name (or `-`), None where no rule fits; an exact rule wins over patterns.
+    def find(self, *names: str) -> str | None:
+        """The class of something with these names (or `-`), None where no rule fits; an exact rule wins over patterns.
 
         Raises:
-            ConfigError: When patterns with different classes fit.
+            ConfigError: When rules with different classes fit.
         """
-        wanted = name.strip().casefold()
-        exact = dict(self.rules).get(wanted)
-        if exact is not None:
-            return exact
-        fitting = {label for pattern, label in self.rules if fnmatch.fnmatchcase(wanted, pattern)}
+        wanted = [name.strip().casefold() for name in names if name.strip()]
+        rules = dict(self.rules)
+        fitting = {rules[name] for name in wanted if name in rules}
+        if not fitting:
+            fitting = {
+                label for pattern, label in self.rules if any(fnmatch.fnmatchcase(name, pattern) for name in wanted)
+            }
         if len(fitting) > 1:
+            shown = ", ".join(f"'{name}'" for name in names if name.strip())
             raise ConfigError(
-                "--label-map", f"'{name}' fits patterns of several classes", "Add a rule for exactly this name"
+                "--label-map", f"{shown} fits rules of several classes", "Add a rule for exactly this name"
             )
         return next(iter(fitting), None)
 
-    def leaves_out(self, name: str) -> bool:
-        """Whether the map says to leave lesions of this name out."""
-        return self.find(name) == LEAVE_OUT
+    def leaves_out(self, *names: str) -> bool:
+        """Whether the map says to leave lesions of these names out."""
+        return self.find(*names) == LEAVE_OUT
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,9 @@ def _from_file(lesions: Sequence[Lesion], label_file: LabelFile, findings: list[
     used: set[tuple[str, str | None]] = set()
     for lesion in lesions:
         patient = lesion.margin.patient
-        keys = [(patient, lesion.margin.key), (patient, lesion.lesion_id), (patient, None)]
+        names = dict.fromkeys((lesion.margin.named or patient, patient))
+        lesion_keys = (lesion.margin.key, lesion.lesion_id, None)
+        keys = [(name, key) for name in names for key in lesion_keys]
         key = next((key for key in keys if key in label_file.labels), None)
         if key is None:
             rows = sorted(str(own) for who, own in label_file.labels if who == patient)
@@ -194,8 +201,8 @@ def _from_file(lesions: Sequence[Lesion], label_file: LabelFile, findings: list[
 
 
 def _from_map(lesions: Sequence[Lesion], label_map: LabelMap, findings: list[Finding]) -> list[str | None]:
-    labels = [label_map.find(lesion.margin.name) for lesion in lesions]
-    names = sorted({lesion.margin.name for lesion in lesions})
+    labels = [label_map.find(lesion.margin.name, *lesion.margin.also_named) for lesion in lesions]
+    names = sorted({name for lesion in lesions for name in (lesion.margin.name, *lesion.margin.also_named)} - {""})
     for name in sorted({lesion.margin.name for lesion, label in zip(lesions, labels, strict=True) if label is None}):
         findings.append(
             Finding(

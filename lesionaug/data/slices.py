@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lesionaug.data.margins import centre, crop_box, diameter_px, worst_outside_fraction
-from lesionaug.errors import DataError
+from lesionaug.data.margins import bounding_box, centre, crop_box, diameter_px, worst_outside_fraction
+from lesionaug.errors import DataError, LesionaugError
 
 # Air to the top of a 12-bit scale. Padding values far below air would ring through any interpolation.
 HU_CLIP = (-1024, 3071)
@@ -33,6 +33,9 @@ class MarginRefused(DataError):
     def __init__(self, where: str, rule: str, fix: str, reason: str) -> None:
         super().__init__(where, rule, fix)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.where, self.rule, self.fix, self.reason)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Finding:
     number: int | None = None
 
     @classmethod
-    def refused(cls, error: DataError, source: SourceFile | None = None, number: int | None = None) -> Finding:
+    def refused(cls, error: LesionaugError, source: SourceFile | None = None, number: int | None = None) -> Finding:
         """The finding that says what an error said, about a margin where its file and number are given."""
         reason = getattr(error, "reason", "refused with an error" if source else "")
         return cls("error", error.where, error.rule, error.fix, reason, source, number)
@@ -80,6 +83,14 @@ class SourceFile:
     number: int
     path: Path
     name: str
+
+    @property
+    def size(self) -> int:
+        """In bytes, 0 where it is gone."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
 
     @cached_property
     def hash_prefix(self) -> str:
@@ -140,6 +151,11 @@ class Reorientation:
         if self.flip_y:
             turned = turned[::-1]
         return np.ascontiguousarray(turned)
+
+
+def patient_key(patient_id: str) -> str:
+    """How patients are told apart: the id trimmed and casefolded."""
+    return patient_id.strip().casefold()
 
 
 def face_left_posterior(plane: Plane, height: int, width: int, where: str) -> tuple[Plane, Reorientation]:
@@ -218,10 +234,43 @@ class SliceHandle(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class MarginOnSlice:
-    """The mask [height, width] of one margin on one slice, in the slice's turned orientation."""
+    """The mask of one margin on one slice, in the slice's turned orientation; only the part about it is kept.
+
+    Attributes:
+        slice: The slice.
+        shape: (height, width) of its turned picture.
+        corner: (top, left) of the part.
+        part: bool [height, width], the mask within its bounding box.
+    """
 
     slice: SliceHandle
-    mask: NDArray[np.bool_]
+    shape: tuple[int, int]
+    corner: tuple[int, int]
+    part: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, on: SliceHandle, mask: NDArray[np.bool_]) -> MarginOnSlice:
+        """Keep what is needed of a whole mask [height, width].
+
+        Raises:
+            ValueError: For an empty mask.
+        """
+        top, bottom, left, right = bounding_box(mask)
+        shape = (int(mask.shape[0]), int(mask.shape[1]))
+        return cls(on, shape, (top, left), mask[top:bottom, left:right].copy())
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The whole mask, bool [height, width]."""
+        whole = np.zeros(self.shape, dtype=np.bool_)
+        (top, left), (height, width) = self.corner, self.part.shape
+        whole[top : top + height, left : left + width] = self.part
+        return whole
+
+    @property
+    def area(self) -> int:
+        """Pixels in the mask."""
+        return int(self.part.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +283,10 @@ class Margin:
         number: The ROI or segment number, or the first row in a table; this may be written.
         key: What a label file may call it: the number, or the table's lesion id.
         name: ROI name, segment label or table label; free text, for the terminal and label maps alone.
+        also_named: What else a label map may go by: codes ("SCT:108369006"), their meanings, folder names.
         patient: The patient's id, trimmed and casefolded; groups, never written.
-        slices: Its mask on every slice present, empty masks left out.
+        named: The id as the source has it, where an alias table gives `patient` another.
+        slices: Its mask on every slice present, along the normal; empty masks left out.
         names_its_class: Whether `name` is a class by the source's own statement (a label column, the phantom).
         parts_missing: How many contours or frames lie on slices that are not in the source.
     """
@@ -249,10 +300,12 @@ class Margin:
     slices: list[MarginOnSlice]
     names_its_class: bool = False
     parts_missing: int = 0
+    also_named: tuple[str, ...] = ()
+    named: str = ""
 
     def largest(self) -> MarginOnSlice:
         """The slice of largest mask area, the first of them on a tie."""
-        return max(self.slices, key=lambda entry: int(entry.mask.sum()))
+        return max(self.slices, key=lambda entry: entry.area)
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,12 +368,15 @@ def cut_lesion(margin: Margin, chosen: MarginOnSlice) -> Lesion:
         DataError: When the slice's pixels cannot be read.
     """
     picture = chosen.slice.load()
-    height, width = chosen.mask.shape
-    center = centre(chosen.mask)
-    diameter = diameter_px(chosen.mask, picture.spacing_mm)
+    height, width = chosen.shape
+    if picture.hu.shape != chosen.shape:
+        raise DataError(margin.where, "its slice has changed since it was read", "Import again")
+    whole = chosen.mask
+    center = centre(whole)
+    diameter = diameter_px(whole, picture.spacing_mm)
     top, bottom, left, right = crop_box(center, diameter, picture.spacing_mm, height, width)
     hu = clip_hu(picture.hu[top:bottom, left:right].astype(np.float64))
-    mask = np.ascontiguousarray(chosen.mask[top:bottom, left:right])
+    mask = np.ascontiguousarray(whole[top:bottom, left:right])
     return Lesion(
         lesion_id=lesion_id(hu, mask),
         hu=hu,

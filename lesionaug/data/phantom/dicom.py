@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lesionaug import __version__
-from lesionaug.data.dicom_ct import PHANTOM_MANUFACTURER
 from lesionaug.data.phantom.scanner import Scan
 from lesionaug.data.phantom.shapes import SLICE_SIZE, Grid
+from lesionaug.data.sources.dicom_ct import PHANTOM_MANUFACTURER
 
 COMMENT = "lesionaug phantom: synthetic, not a patient"
 NO_DATE, NO_TIME = "19000101", "000000"  # where DICOM wants one: a date before CT existed

@@ -6,25 +6,13 @@ orientation and spacing, checked against the CT slice here; references only deci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lesionaug.data.dicom_ct import (
-    MAX_SIDE,
-    PHANTOM_MANUFACTURER,
-    CtSlice,
-    decode,
-    numbers,
-    patient_key,
-    plane_from,
-    read_dicom,
-    reading,
-    text,
-)
 from lesionaug.data.slices import (
     Finding,
     Margin,
@@ -35,6 +23,10 @@ from lesionaug.data.slices import (
     SourceFile,
     face_left_posterior,
 )
+from lesionaug.data.sources.contours import Reference, check_patient
+from lesionaug.data.sources.dicom_ct import MAX_SIDE, PHANTOM_MANUFACTURER, CtSlice, decode, plane_from
+from lesionaug.data.sources.dicom_file import numbers, read_dicom, reading, text
+from lesionaug.data.sources.given import Given
 from lesionaug.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,23 +52,15 @@ class _Frame:
     height: int
     width: int
     segment: int | None  # None: a label map's frame, which holds all segments
-    source_uids: tuple[str, ...]
+    references: tuple[Reference, ...]
 
 
-def read_segmentation(
-    source: SourceFile,
-    slices: Sequence[CtSlice],
-    findings: list[Finding],
-    *,
-    left_out: Callable[[str], bool] = lambda name: False,
-) -> Iterator[Margin]:
+def read_segmentation(source: SourceFile, given: Given) -> Iterator[Margin]:
     """The margins of a segmentation object, one for each segment that has a slice here.
 
     Args:
         source: The file.
-        slices: Every CT slice of the source.
-        findings: Faults and notes are appended here; a segment at fault is left out, the others go on.
-        left_out: Labels of segments to pass over.
+        given: The slices, options and findings; a segment at fault is left out, the others go on.
 
     Raises:
         DataError: When the file as a whole cannot be read.
@@ -87,9 +71,9 @@ def read_segmentation(
         kind = text(dataset, "SegmentationType").upper()
         if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
             raise DataError(where, f"SegmentationType '{kind[:16]}' is not supported", "Export a binary segmentation")
-        patient = patient_key(text(dataset, "PatientID"))
+        patient = given.options.patient_of(dataset)
         segments = {
-            int(segment.SegmentNumber): text(segment, "SegmentLabel")
+            int(segment.SegmentNumber): (text(segment, "SegmentLabel"), _codes(segment))
             for segment in dataset.get("SegmentSequence") or []
             if int(segment.SegmentNumber) != 0 and not _is_background(segment)
         }
@@ -97,22 +81,18 @@ def read_segmentation(
         frame_of_reference = text(dataset, "FrameOfReferenceUID")
         series = {text(item, "SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or []}
         phantom = text(dataset, "Manufacturer") == PHANTOM_MANUFACTURER
-        placed = [s for s in slices if s.plane is not None]
-    for number, label in segments.items():
+        candidates = given.index.in_frame(frame_of_reference, series)
+    for number, (label, codes) in segments.items():
         with_label = f"{where} segment {number} '{label}'"
-        if left_out(label):
-            findings.append(
-                Finding("info", with_label, "left out as the label map says", "", "left out", source, number)
-            )
+        if given.leaves_out(label, codes):
+            given.note_left_out(with_label, source, number)
             continue
         try:
             with reading(with_label):
                 own = [frame for frame in frames if frame.segment in (None, number)]
-                entries, missing = _place(
-                    dataset, kind, number, own, placed, frame_of_reference, series, patient, with_label, findings
-                )
+                entries, missing = _place(dataset, kind, number, own, candidates, patient, with_label, given)
         except DataError as error:
-            findings.append(Finding.refused(error, source, number))
+            given.findings.append(Finding.refused(error, source, number))
             continue
         yield Margin(
             source=source,
@@ -124,12 +104,22 @@ def read_segmentation(
             slices=entries,
             names_its_class=phantom,
             parts_missing=missing,
+            also_named=codes,
         )
 
 
 def _is_background(segment: Dataset) -> bool:
     codes = segment.get("SegmentedPropertyTypeCodeSequence") or []
     return any(text(code, "CodeValue") == _BACKGROUND for code in codes)
+
+
+def _codes(segment: Dataset) -> tuple[str, ...]:
+    """What else a segment is called: its category and type, each as 'scheme:value' and by meaning."""
+    names = []
+    for keyword in ("SegmentedPropertyTypeCodeSequence", "SegmentedPropertyCategoryCodeSequence"):
+        for code in segment.get(keyword) or []:
+            names += [f"{text(code, 'CodingSchemeDesignator')}:{text(code, 'CodeValue')}", text(code, "CodeMeaning")]
+    return tuple(name for name in names if name.strip(":"))
 
 
 def _group(dataset: Dataset, index: int, keyword: str) -> Any:
@@ -178,12 +168,10 @@ def _frames(dataset: Dataset, kind: str, where: str) -> list[_Frame]:
                 raise DataError(where, f"frame {index + 1} names no segment", "Export the segmentation again")
             segment = int(identification.ReferencedSegmentNumber)
         derivations = dataset.PerFrameFunctionalGroupsSequence[index].get("DerivationImageSequence") or []
-        uids = tuple(
-            text(image, "ReferencedSOPInstanceUID")
-            for derivation in derivations
-            for image in derivation.get("SourceImageSequence") or []
+        references = tuple(
+            Reference.of(image) for derivation in derivations for image in derivation.get("SourceImageSequence") or []
         )
-        frames.append(_Frame(index, plane, turn, height, width, segment, uids))
+        frames.append(_Frame(index, plane, turn, height, width, segment, references))
     return frames
 
 
@@ -192,30 +180,24 @@ def _place(
     kind: str,
     number: int,
     frames: list[_Frame],
-    slices: Sequence[CtSlice],
-    frame_of_reference: str,
-    series: set[str],
+    candidates: list[CtSlice],
     patient: str,
     where: str,
-    findings: list[Finding],
+    given: Given,
 ) -> tuple[list[MarginOnSlice], int]:
     """The masks of one segment on the slices present, and how many of its frames lie on none."""
-    by_uid = {s.sop_uid: s for s in slices if s.sop_uid}
-    in_frame = [s for s in slices if frame_of_reference and s.frame_of_reference == frame_of_reference]
-    if any(s.series_uid in series for s in in_frame):
-        in_frame = [s for s in in_frame if s.series_uid in series]
-    if not in_frame and not any(uid in by_uid for frame in frames for uid in frame.source_uids):
+    if not candidates and not any(given.index.referenced(frame.references) for frame in frames):
         raise MarginRefused(
             where,
             "the segmentation matches no CT slice here, neither by frame of reference nor by SOP instance UID",
             "Put the CT series that it was drawn on into the folder",
             "no slice of its frame of reference",
         )
-    masks: dict[CtSlice, NDArray[np.bool_]] = {}
+    masks: dict[CtSlice, MarginOnSlice] = {}
     missing = 0
     for frame in frames:
-        named = [by_uid[uid] for uid in frame.source_uids if uid in by_uid]
-        here = [s for s in named if _same_depth(frame, s)] or [s for s in in_frame if _same_depth(frame, s)]
+        named = [s for s in given.index.referenced(frame.references) if s.plane is not None and _same_depth(frame, s)]
+        here = named or [s for s in candidates if _same_depth(frame, s)]
         if not here:
             missing += 1
             continue
@@ -227,25 +209,21 @@ def _place(
                 "several slices at one position",
             )
         chosen = here[0]
-        if chosen.patient != patient:
-            raise MarginRefused(
-                where,
-                "the segmentation and the CT slice name different patients",
-                "Correct PatientID, or separate the patients",
-                "patient differs between margin and slice",
-            )
+        check_patient(chosen, patient, where)
         left, top = _offset(frame, chosen, where)
         drawn = frame.turn.apply(_frame_mask(dataset, kind, number, frame.index, where))
         if not drawn.any():
             continue
         mask, clipped = _paste(drawn, left, top, chosen.turned_shape)
         if clipped:
-            findings.append(
-                Finding("warning", where, f"partly outside slice #{chosen.source.number}; clipped to the picture", "")
+            given.findings.append(
+                Finding("warning", where, f"partly outside slice #{chosen.source.number}; clipped to the picture")
             )
-        masks[chosen] = masks[chosen] | mask if chosen in masks else mask
-    entries = [MarginOnSlice(s, m) for s, m in sorted(masks.items(), key=lambda e: e[0].source.number) if m.any()]
-    return entries, missing
+        if chosen in masks:
+            mask |= masks[chosen].mask
+        if mask.any():
+            masks[chosen] = MarginOnSlice.of(chosen, mask)
+    return [masks[chosen] for chosen in sorted(masks, key=CtSlice.order)], missing
 
 
 def _same_depth(frame: _Frame, chosen: CtSlice) -> bool:

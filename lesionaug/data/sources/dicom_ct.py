@@ -7,9 +7,7 @@ pixel spacing, and raise a dozen kinds of exception on broken files. Here every 
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
+import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +25,9 @@ from lesionaug.data.slices import (
     face_left_posterior,
     picture_hash,
 )
-from lesionaug.errors import DataError, LesionaugError
+from lesionaug.data.sources.dicom_file import EXPORT_AGAIN, numbers, read_dicom, reading, text
+from lesionaug.data.sources.given import ReadOptions
+from lesionaug.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -40,7 +40,6 @@ LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 PHANTOM_MANUFACTURER = "lesionaug phantom"
 
 MAX_SIDE = 4096  # pixels; the largest CT matrices are 2048
-MAX_FILE_BYTES = 2 << 30
 MAX_CT_FILE_BYTES = 256 << 20
 
 # Objects that carry slices or margins and that this release does not read: refused by name.
@@ -72,100 +71,6 @@ _CODEC_PACKAGES = {
 }
 _ALWAYS_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 52, 53, 54, 55, 56, 81)}
 _LOSSY_OR_NOT = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-
-_EXPORT_AGAIN = "Export the file again from its archive, or remove it"
-
-
-@contextlib.contextmanager
-def reading(where: str) -> Iterator[None]:
-    """Turn whatever a broken file makes a reader raise into one `DataError`; readers' own warnings are silenced."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except LesionaugError:
-            raise
-        except RecursionError as error:
-            raise DataError(where, "sequences are nested deeper than any real file's", _EXPORT_AGAIN) from error
-        except MemoryError as error:
-            raise DataError(where, "the file asks for more memory than there is", _EXPORT_AGAIN) from error
-        except Exception as error:  # pydicom and the codecs raise about a dozen types
-            said = "".join(c if c.isprintable() else " " for c in str(error))[:160].strip()
-            raise DataError(
-                where, f"the file is broken and cannot be read ({type(error).__name__}: {said})", _EXPORT_AGAIN
-            ) from error
-
-
-def is_dicom(head: bytes) -> bool:
-    """Whether a file's first 132 bytes are those of a DICOM file."""
-    return len(head) >= 132 and head[128:132] == b"DICM"
-
-
-def read_dicom(source: SourceFile, *, pixels: bool, where: str | None = None) -> Dataset:
-    """Read a DICOM file into memory; with `pixels` off the pixel data are left out.
-
-    Raises:
-        DataError: When it is no readable DICOM file, is too large, or uses the deflated transfer syntax.
-    """
-    import pydicom
-
-    where = where or source.name
-    with reading(where):
-        if source.path.stat().st_size > MAX_FILE_BYTES:
-            raise DataError(where, "a file may have at most 2 GiB", "Split the object")
-        content = source.path.read_bytes()
-        if not is_dicom(content[:132]):
-            what = "is empty" if not content else "lacks the 'DICM' mark at byte 128"
-            raise DataError(where, f"this is no DICOM file: it {what}", _EXPORT_AGAIN)
-        # From memory, so that a length that lies cannot make the reader reserve gigabytes.
-        meta = pydicom.filereader.read_partial(io.BytesIO(content), stop_when=lambda *_: True).file_meta
-        if str(meta.get("TransferSyntaxUID", "")) == _DEFLATED:
-            raise DataError(
-                where,
-                "the deflated transfer syntax is not supported (64 kB can inflate to gigabytes)",
-                "Convert it to Explicit VR Little Endian, for example with dcmtk's dcmconv +te",
-            )
-        dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
-        if not text(dataset, "SOPClassUID"):
-            raise DataError(
-                where,
-                "the file does not state what it is (SOP class UID): it is cut short or was stripped",
-                _EXPORT_AGAIN,
-            )
-        return dataset
-
-
-def text(dataset: Dataset, keyword: str) -> str:
-    """A value as trimmed text, '' where it is absent."""
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip()
-
-
-def numbers(dataset: Dataset, keyword: str, count: int, where: str, name: str) -> NDArray[np.float64] | None:
-    """`count` finite numbers, None where the tag is absent or empty.
-
-    Raises:
-        DataError: When it holds anything else.
-    """
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return None
-    values = [value] if isinstance(value, (str, int, float)) else list(value)
-    try:
-        parsed = np.array([float(str(entry)) for entry in values], dtype=np.float64)
-    except ValueError:
-        parsed = np.empty(0)
-    if parsed.shape != (count,) or not bool(np.isfinite(parsed).all()):
-        shown = "\\".join(str(entry) for entry in values)[:60]
-        wanted = "a finite number" if count == 1 else f"{count} finite numbers"
-        raise DataError(where, f"{name} must be {wanted} (with a decimal point), got '{shown}'", "Correct the tag")
-    return parsed
-
-
-def patient_key(patient_id: str) -> str:
-    """How patients are told apart: the id trimmed and casefolded."""
-    return patient_id.strip().casefold()
 
 
 def why_skipped(dataset: Dataset, where: str) -> str | None:
@@ -195,7 +100,7 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
 
     name = UID(sop_class, IGNORE).name
     if name == sop_class:
-        raise DataError(where, "the SOP class is none that DICOM knows", _EXPORT_AGAIN)
+        raise DataError(where, "the SOP class is none that DICOM knows", EXPORT_AGAIN)
     return f"{name}, neither a CT slice nor a margin"
 
 
@@ -300,6 +205,7 @@ class CtSlice:
         width: Columns as stored.
         spacing_mm: (s_x, s_y) of the turned picture.
         step_mm: The smaller of SpacingBetweenSlices and SliceThickness, None where neither is there.
+        frame: The picture's place in a multi-frame file, from 0.
         sop_uid: SOP instance UID.
         series_uid: Series instance UID.
         frame_of_reference: Frame of reference UID, '' where absent.
@@ -307,6 +213,7 @@ class CtSlice:
         phantom: Whether `lesionaug phantom` made it.
         notes: Things worth a warning.
         hash: `picture_hash` of the turned picture.
+        burned_in_allowed: Whether the user has looked at the text in it.
     """
 
     source: SourceFile
@@ -323,6 +230,13 @@ class CtSlice:
     phantom: bool
     notes: tuple[str, ...]
     hash: str = ""
+    frame: int = 0
+    burned_in_allowed: bool = False
+
+    def order(self) -> tuple[str, float, int, int]:
+        """Sorts slices: by series, then along the normal, then as the files come."""
+        depth = 0.0 if self.plane is None else self.plane.depth_mm
+        return self.series_uid, depth, self.source.number, self.frame
 
     @property
     def turned_shape(self) -> tuple[int, int]:
@@ -337,24 +251,31 @@ class CtSlice:
         """
         dataset = read_dicom(self.source, pixels=True)
         with reading(self.source.name):
-            hu = self.turn.apply(hounsfield(dataset, self.source.name))
+            hu = self.turn.apply(hounsfield(dataset, self.source.name, burned_in_allowed=self.burned_in_allowed))
         return Slice(self.source, hu, self.spacing_mm, self.phantom)
 
 
-def read_ct_slice(source: SourceFile, dataset: Dataset) -> CtSlice:
+def read_ct_slices(source: SourceFile, dataset: Dataset, options: ReadOptions) -> list[CtSlice]:
+    """Every slice of a CT object, none for any other object; see `read_ct_slice`."""
+    return [read_ct_slice(source, dataset, options)] if text(dataset, "SOPClassUID") == CT_IMAGE else []
+
+
+def read_ct_slice(source: SourceFile, dataset: Dataset, options: ReadOptions = ReadOptions()) -> CtSlice:  # noqa: B008
     """Check everything a CT slice needs, decode its pixels once, and keep what margins are matched with.
 
     Args:
         source: The file.
         dataset: Its whole content, from `read_dicom(source, pixels=True)`.
+        options: Which tag tells patients apart, and whose burned-in text was looked at.
 
     Raises:
         DataError: For the first fault found.
     """
     where = source.name
+    allowed = any(fnmatch.fnmatchcase(where, pattern) for pattern in options.allow_burned_in)
     with reading(where):
         spacing = pixel_spacing_mm(dataset, where)
-        hu = hounsfield(dataset, where)
+        hu = hounsfield(dataset, where, burned_in_allowed=allowed)
         height, width = int(dataset.Rows), int(dataset.Columns)
         plane = stored_plane(dataset, spacing, where)
         turn = Reorientation()
@@ -377,10 +298,11 @@ def read_ct_slice(source: SourceFile, dataset: Dataset) -> CtSlice:
             sop_uid=text(dataset, "SOPInstanceUID"),
             series_uid=text(dataset, "SeriesInstanceUID"),
             frame_of_reference=text(dataset, "FrameOfReferenceUID"),
-            patient=patient_key(text(dataset, "PatientID")),
+            patient=options.patient_of(dataset),
             phantom=text(dataset, "Manufacturer") == PHANTOM_MANUFACTURER,
             notes=tuple(notes),
             hash=picture_hash(turn.apply(hu)),
+            burned_in_allowed=allowed,
         )
 
 
@@ -396,7 +318,7 @@ def _step_mm(dataset: Dataset, where: str) -> float | None:
     return min(steps, default=None)
 
 
-def hounsfield(dataset: Dataset, where: str) -> HuArray:
+def hounsfield(dataset: Dataset, where: str, *, burned_in_allowed: bool = False) -> HuArray:
     """The picture in HU as stored (not turned), clipped to -1024 .. 3071, which also makes air of any padding value.
 
     MONOCHROME1 says how to display the values, not what they mean: HU are never inverted.
@@ -405,6 +327,12 @@ def hounsfield(dataset: Dataset, where: str) -> HuArray:
         DataError: When the pixels are lossy, coloured, burned in, too large, not decodable or without a HU scale.
     """
     _check_pixel_format(dataset, where)
+    if text(dataset, "BurnedInAnnotation").upper() == "YES" and not burned_in_allowed:
+        raise DataError(
+            where,
+            "text is burned into the picture and may name the patient",
+            "Export the original series; or look at the picture, and give --allow-burned-in FILE if it names nobody",
+        )
     rescale_type = text(dataset, "RescaleType").upper()
     if rescale_type not in ("", "HU", "US", "HU_MOD"):
         raise DataError(
@@ -421,12 +349,12 @@ def hounsfield(dataset: Dataset, where: str) -> HuArray:
 def _check_pixel_format(dataset: Dataset, where: str) -> None:
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelData"):
         if keyword not in dataset or (keyword != "PixelData" and dataset.get(keyword) is None):
-            raise DataError(where, f"a CT slice needs {keyword}, this one lacks it", _EXPORT_AGAIN)
+            raise DataError(where, f"a CT slice needs {keyword}, this one lacks it", EXPORT_AGAIN)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
-        raise DataError(where, f"Rows and Columns must be 1 .. {MAX_SIDE}, got {rows} and {columns}", _EXPORT_AGAIN)
+        raise DataError(where, f"Rows and Columns must be 1 .. {MAX_SIDE}, got {rows} and {columns}", EXPORT_AGAIN)
     if len(dataset.PixelData) > MAX_CT_FILE_BYTES:
-        raise DataError(where, "the pixel data of one slice may have at most 256 MiB", _EXPORT_AGAIN)
+        raise DataError(where, "the pixel data of one slice may have at most 256 MiB", EXPORT_AGAIN)
     samples, kind = int(dataset.get("SamplesPerPixel") or 1), text(dataset, "PhotometricInterpretation").upper()
     if samples != 1 or kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise DataError(
@@ -438,7 +366,7 @@ def _check_pixel_format(dataset: Dataset, where: str) -> None:
     if frames not in ("", "0", "1"):
         raise DataError(where, "several frames in one CT Image file are not supported", "Export one file a slice")
     if int(dataset.BitsAllocated) not in (8, 16, 32) or int(dataset.PixelRepresentation) not in (0, 1):
-        raise DataError(where, f"BitsAllocated must be 8, 16 or 32, got {dataset.BitsAllocated}", _EXPORT_AGAIN)
+        raise DataError(where, f"BitsAllocated must be 8, 16 or 32, got {dataset.BitsAllocated}", EXPORT_AGAIN)
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     flag = text(dataset, "LossyImageCompression")
     if flag == "01" or syntax in _ALWAYS_LOSSY or (syntax in _LOSSY_OR_NOT and flag != "00"):
@@ -447,8 +375,6 @@ def _check_pixel_format(dataset: Dataset, where: str) -> None:
             "the picture was compressed with loss, which can move HU by thousands",
             "Export the series uncompressed or lossless",
         )
-    if text(dataset, "BurnedInAnnotation").upper() == "YES":
-        raise DataError(where, "text is burned into the picture and may name the patient", "Export the original series")
 
 
 def decode(dataset: Dataset, where: str, frame: int | None = None, *, clear_unused_bits: bool = True) -> NDArray[Any]:
@@ -462,7 +388,7 @@ def decode(dataset: Dataset, where: str, frame: int | None = None, *, clear_unus
 
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
-        raise DataError(where, "the file does not state its transfer syntax", _EXPORT_AGAIN)
+        raise DataError(where, "the file does not state its transfer syntax", EXPORT_AGAIN)
     with reading(where):
         try:
             decoder = get_decoder(syntax)
@@ -485,10 +411,10 @@ def _check_bits(dataset: Dataset, stored: NDArray[Any], where: str) -> None:
     tell which.
     """
     if stored.shape != (int(dataset.Rows), int(dataset.Columns)):
-        raise DataError(where, f"the decoded picture is {stored.shape}, not Rows x Columns", _EXPORT_AGAIN)
+        raise DataError(where, f"the decoded picture is {stored.shape}, not Rows x Columns", EXPORT_AGAIN)
     bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     if not 0 < bits <= allocated or int(dataset.get("HighBit", bits - 1)) != bits - 1:
-        raise DataError(where, f"BitsStored {bits} does not fit BitsAllocated and HighBit", _EXPORT_AGAIN)
+        raise DataError(where, f"BitsStored {bits} does not fit BitsAllocated and HighBit", EXPORT_AGAIN)
     if bits == allocated or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return
     whole = decode(dataset, where, clear_unused_bits=False).astype(np.int64)

@@ -1,0 +1,45 @@
+"""The formats that margins come in, by the name that `--format` knows them by."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from lesionaug.data.slices import Margin, SourceFile
+from lesionaug.data.sources.given import Given
+
+MarginReader = Callable[[SourceFile, Given], Iterator[Margin]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of margins.
+
+    Attributes:
+        name: As `--format` has it.
+        title: In words.
+        reader: "module:function" below this folder; the function yields a file's margins.
+        on_dicom: Its margins lie on the DICOM CT slices of the source; otherwise it names its own pictures.
+    """
+
+    name: str
+    title: str
+    reader: str
+    on_dicom: bool
+
+    def load(self) -> MarginReader:
+        """The reader."""
+        module, function = self.reader.split(":")
+        reader: MarginReader = getattr(importlib.import_module(f"lesionaug.data.sources.{module}"), function)
+        return reader
+
+
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format("rtstruct", "DICOM structure set", "rtstruct:read_rtstruct", on_dicom=True),
+        Format("seg", "DICOM segmentation", "segmentation:read_segmentation", on_dicom=True),
+        Format("table", "table of margins (CSV)", "tables:read_table", on_dicom=False),
+    )
+}

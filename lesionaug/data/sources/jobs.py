@@ -1,0 +1,115 @@
+"""What guarded workers do with one file: say what it is, read its slices, or read its margins and cut the lesions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lesionaug.data.slices import Finding, Lesion, Margin, SourceFile, cut_lesion
+from lesionaug.data.sources.dicom_ct import CtSlice, read_ct_slices, why_skipped
+from lesionaug.data.sources.dicom_file import read_dicom, reading
+from lesionaug.data.sources.formats import FORMATS
+from lesionaug.data.sources.given import Given
+from lesionaug.data.sources.guard import Step
+from lesionaug.data.sources.nifti import NiftiVolume
+from lesionaug.data.sources.recognise import Recognised, recognise
+from lesionaug.errors import DataError
+
+
+def recognise_file(source: SourceFile, shared: Given, step: Step) -> Iterator[Recognised]:
+    """What a file is."""
+    yield recognise(source)
+
+
+def read_slices(source: SourceFile, shared: Given, step: Step) -> Iterator[CtSlice | Finding]:
+    """The CT slices of a DICOM file, or why it has none."""
+    dataset = read_dicom(source, pixels=True)
+    with reading(source.name):
+        reason = why_skipped(dataset, source.name)
+        if reason is not None:
+            yield Finding("info", source.name, f"skipped: {reason}")
+            return
+        for ct in read_ct_slices(source, dataset, shared.options):
+            yield ct
+            if ct.frame == 0:
+                yield from (Finding("warning", source.name, note) for note in ct.notes)
+
+
+def read_volume(source: SourceFile, shared: Given, step: Step) -> Iterator[Finding]:
+    """Read every slice of a NIfTI volume, to see whether they can be read; yields nothing."""
+    volume = NiftiVolume.open(source)
+    for index in range(volume.num_slices):
+        volume.slice(index).load()
+        step(index, volume.num_slices, "reading volumes")
+    yield from ()
+
+
+def read_lesions(source: SourceFile, format_name: str, shared: Given, step: Step) -> Iterator[list[Lesion | Finding]]:
+    """The lesions of a margin file, those of one margin together, with the findings that came before them."""
+    given = shared
+    given.findings, given.step = [], step
+    try:
+        for margin in FORMATS[format_name].load()(source, given):
+            lesions = list(_cut(margin, given))
+            yield [*given.findings, *lesions]
+            given.findings.clear()
+            step(0, 0, "drawing margins")
+    finally:
+        if given.findings:
+            yield list(given.findings)
+
+
+def _cut(margin: Margin, given: Given) -> Iterator[Lesion]:
+    """Cut a margin's lesion (or lesions, with every_slice) out of the slices."""
+    findings = given.findings
+    if not margin.patient:
+        findings.append(
+            Finding(
+                "error",
+                margin.where,
+                "no patient is named (PatientID is empty), so lesions of one patient could not be kept together",
+                "Give the files a PatientID (a made-up one will do), or name the patients with --pictures",
+                "no patient id",
+                margin.source,
+                margin.number,
+            )
+        )
+        return
+    if margin.parts_missing and margin.slices:
+        findings.append(
+            Finding("info", margin.where, f"{margin.parts_missing} of its contours or frames have no slice here")
+        )
+    if not margin.slices:
+        rule = f"none of its {margin.parts_missing} contours or frames has a slice here, so it is skipped"
+        if not margin.parts_missing:
+            rule = "it is empty on every slice here, so it is skipped"
+        findings.append(
+            Finding("warning", margin.where, rule, "", "no slice of it is in the source", margin.source, margin.number)
+        )
+        return
+    without_masks = replace(margin, slices=[])
+    for chosen in margin.slices if given.options.every_slice else [margin.largest()]:
+        given.step(0, 0, "drawing margins")
+        try:
+            lesion = cut_lesion(without_masks, chosen)
+        except DataError as error:
+            findings.append(Finding.refused(error, margin.source, margin.number))
+            continue
+        if lesion.num_parts > 1:
+            findings.append(
+                Finding(
+                    "warning",
+                    margin.where,
+                    f"its mask falls into {lesion.num_parts} separate parts, taken as one lesion",
+                    "Give each lesion its own ROI or segment if they are several",
+                )
+            )
+        if lesion.outside_fraction > 0.5:
+            findings.append(
+                Finding(
+                    "warning",
+                    margin.where,
+                    f"up to {lesion.outside_fraction:.0%} of an augmented patch can lie outside the slice",
+                )
+            )
+        yield lesion

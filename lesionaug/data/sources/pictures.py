@@ -1,0 +1,284 @@
+"""Pictures that a margin names by file (tables, COCO, LabelMe, DeepLesion): 16-bit PNG, NIfTI slices or DICOM CT."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lesionaug.data.margins import Convention, polygons_reach_outside, polygons_to_mask
+from lesionaug.data.slices import (
+    Finding,
+    MarginOnSlice,
+    MarginRefused,
+    Reorientation,
+    Slice,
+    SliceHandle,
+    SourceFile,
+    clip_hu,
+    patient_key,
+)
+from lesionaug.data.sources.dicom_ct import CT_IMAGE, MAX_SIDE, read_ct_slices, why_skipped
+from lesionaug.data.sources.dicom_file import is_dicom, read_dicom, reading, text
+from lesionaug.data.sources.nifti import SUFFIXES, NiftiVolume
+from lesionaug.errors import DataError
+
+if TYPE_CHECKING:
+    from lesionaug.data.sources.given import Given
+
+SAME_SPACING = 1e-3  # relative; a table's spacing and its image's must agree to this
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# path, slice, stated spacing, stated offset
+_Key = tuple[Path, int | None, tuple[float, float] | None, float | None]
+
+_KEPT = 8  # pictures kept for the margins that follow
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that a margin names.
+
+    Attributes:
+        handle: Reads its pixels.
+        turn: From the stored to the turned picture.
+        stored_shape: (height, width) as stored.
+        spacing_mm: (s_x, s_y) as stored.
+        patient: As its own file has it, '' where it says nothing.
+    """
+
+    handle: SliceHandle
+    turn: Reorientation
+    stored_shape: tuple[int, int]
+    spacing_mm: tuple[float, float]
+    patient: str = ""
+
+    def draw(
+        self, polygons: list[NDArray[np.float64]], convention: Convention, where: str, findings: list[Finding]
+    ) -> MarginOnSlice | None:
+        """The mask of polygons [n, 2] in pixels of the stored picture, combined by XOR; None where it is empty."""
+        height, width = self.stored_shape
+        if polygons_reach_outside(polygons, height, width, convention=convention):
+            findings.append(Finding("warning", where, "partly outside the picture; clipped to it"))
+        return self.with_mask(polygons_to_mask(polygons, height, width, convention=convention))
+
+    def with_mask(self, mask: NDArray[np.bool_]) -> MarginOnSlice | None:
+        """A mask of the stored picture as a margin's; None where it is empty."""
+        return MarginOnSlice.of(self.handle, self.turn.apply(mask)) if mask.any() else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A slice that was read when its picture was checked."""
+
+    picture: Slice = field(repr=False)
+
+    @property
+    def source(self) -> SourceFile:
+        return self.picture.source
+
+    def load(self) -> Slice:
+        return self.picture
+
+
+class Pictures:
+    """Pictures by path and slice; the last few are kept for the margins that follow."""
+
+    def __init__(self, given: Given) -> None:
+        self._given = given
+        self._kept: OrderedDict[_Key, Picture] = OrderedDict()
+        self._volumes: OrderedDict[Path, NiftiVolume] = OrderedDict()
+        self._noted: set[Path] = set()
+
+    def get(
+        self,
+        path: Path,
+        name: str,
+        *,
+        slice_index: int | None = None,
+        spacing_mm: tuple[float, float] | None = None,
+        patient: str = "",
+        hu_offset: float | None = None,
+    ) -> Picture:
+        """The picture at a path.
+
+        Args:
+            path: Of the file.
+            name: What the margin calls it, for errors.
+            slice_index: From 0 along the last axis, for a NIfTI volume.
+            spacing_mm: (s_x, s_y) as the margin's format states it: needed for a PNG, must agree for others.
+            patient: As the margin's format states it; a DICOM file must agree.
+            hu_offset: For this picture; else the one that the user gave.
+
+        Raises:
+            DataError: When it is missing, of a kind that loses HU, without spacing, or at odds with what is stated.
+        """
+        key = (path, slice_index, spacing_mm, hu_offset)
+        picture = self._kept.pop(key, None) or self._read(path, name, slice_index, spacing_mm, hu_offset)
+        self._kept[key] = picture
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        check_spacing(spacing_mm, picture, name)
+        if patient and picture.patient and picture.patient != patient_key(patient):
+            raise MarginRefused(
+                name,
+                "the patient stated for the image must be its own, but the file's PatientID is another one",
+                "Correct the patient, or name the right image",
+                "patient differs between margin and slice",
+            )
+        return picture
+
+    def _read(
+        self,
+        path: Path,
+        name: str,
+        slice_index: int | None,
+        spacing_mm: tuple[float, float] | None,
+        hu_offset: float | None,
+    ) -> Picture:
+        if not path.is_file():
+            raise DataError(name, "the image that the margin names is missing", "Put it where the margin's file says")
+        with path.open("rb") as stream:
+            head = stream.read(132)
+        if head.startswith(b"version https://git-lfs"):
+            raise DataError(name, "this is a Git LFS pointer, not the image itself", "Run git lfs pull")
+        source = self._given.file_of(path)
+        if path.name.lower().endswith(SUFFIXES):
+            return self._nifti(source, name, slice_index)
+        if is_dicom(head):
+            return self._dicom(source, name, slice_index)
+        if head.startswith(PNG_SIGNATURE):
+            if slice_index is not None:
+                raise DataError(name, "the slice column is for volumes", "Leave it empty for a PNG")
+            options = self._given.options
+            offset = options.hu_offset if hu_offset is None else hu_offset
+            return _png(source, name, spacing_mm or options.spacing_mm, offset)
+        raise DataError(
+            name,
+            "images of a table must be 16-bit PNG, NIfTI or DICOM CT",
+            "JPEG and 8-bit pictures have lost their HU; export one of these",
+        )
+
+    def _dicom(self, source: SourceFile, name: str, slice_index: int | None) -> Picture:
+        dataset = read_dicom(source, pixels=True)
+        with reading(source.name):
+            skipped = why_skipped(dataset, source.name)
+            if skipped:
+                raise DataError(source.name, f"the image must be a CT slice, this is {skipped}", "Name the CT slice")
+            slices = read_ct_slices(source, dataset, self._given.options)
+            if not slices:
+                raise DataError(source.name, "the image must be a CT slice, this is a margin", "Name the CT slice")
+            if text(dataset, "SOPClassUID") == CT_IMAGE and slice_index is not None:
+                raise DataError(name, "the slice column is for volumes", "Leave it empty for a DICOM slice")
+        if len(slices) > 1 and slice_index is None:
+            raise DataError(name, "a multi-frame file needs the slice column", "Add the frame's number, from 0")
+        if slice_index is not None and not 0 <= slice_index < len(slices):
+            raise DataError(name, f"slice must be 0 .. {len(slices) - 1}, got {slice_index}", "Correct the cell")
+        ct = slices[slice_index or 0]
+        if source.path not in self._noted:
+            self._noted.add(source.path)
+            self._given.findings.extend(Finding("warning", source.name, note) for note in ct.notes)
+        spacing = ct.spacing_mm[::-1] if ct.turn.transpose else ct.spacing_mm
+        return Picture(ct, ct.turn, (ct.height, ct.width), (spacing[0], spacing[1]), ct.patient)
+
+    def _nifti(self, source: SourceFile, name: str, slice_index: int | None) -> Picture:
+        if slice_index is None:
+            raise DataError(name, "a NIfTI volume needs the slice column", "Add the index along the third axis, from 0")
+        volume = self.volume(source, name)
+        if volume.axes[2] != 2:
+            raise DataError(
+                name, "slices must be axial along the third axis of the volume", "Save it with as_closest_canonical"
+            )
+        handle = volume.slice(slice_index)
+        loaded = _Loaded(handle.load())
+        plane = volume.plane(slice_index)
+        spacing = plane.spacing_mm[::-1] if volume.turn.transpose else plane.spacing_mm
+        return Picture(loaded, volume.turn, volume.stored_shape, (spacing[0], spacing[1]))
+
+    def volume(self, source: SourceFile, name: str) -> NiftiVolume:
+        """A NIfTI volume; the last few stay open, so that slices in ascending order are read in one pass."""
+        volume = self._volumes.pop(source.path, None) or NiftiVolume.open(source, name)
+        self._volumes[source.path] = volume
+        if len(self._volumes) > 2:
+            self._volumes.popitem(last=False)
+        return volume
+
+
+def check_spacing(stated: tuple[float, float] | None, picture: Picture, name: str) -> None:
+    """Refuse a stated spacing (s_x, s_y) that is not the picture's."""
+    own = picture.spacing_mm
+    if stated is not None and any(abs(a / b - 1) > SAME_SPACING for a, b in zip(stated, own, strict=True)):
+        raise DataError(
+            name,
+            f"the margin's file says {stated[1]:g} x {stated[0]:g} mm a pixel (row x column), "
+            f"the image {own[1]:g} x {own[0]:g}",
+            "Correct the one that is wrong",
+        )
+
+
+def read_png_values(source: SourceFile, name: str) -> NDArray[np.float64]:
+    """The values of a 16-bit grey PNG, float64 [height, width].
+
+    Raises:
+        DataError: For any other picture.
+    """
+    from PIL import Image
+
+    with reading(source.name), Image.open(source.path, formats=["PNG"]) as picture:
+        if max(picture.size) > MAX_SIDE:
+            raise DataError(name, f"an image may have at most {MAX_SIDE} pixels a side", "Crop it")
+        if picture.mode not in ("I;16", "I;16B", "I;16L"):
+            raise DataError(
+                name,
+                f"a PNG must be 16-bit grey, this one is '{picture.mode}': windowed 8-bit pictures have lost their HU",
+                "Export HU as 16-bit PNG, or use DICOM or NIfTI",
+            )
+        return np.array(picture, dtype=np.float64)
+
+
+def read_mask(path: Path, name: str, slice_index: int | None, given: Given) -> NDArray[np.bool_]:
+    """A mask picture (PNG of any grey depth, or a slice of a NIfTI volume), bool [height, width]: above 0 is inside.
+
+    Raises:
+        DataError: For anything else.
+    """
+    from PIL import Image
+
+    if not path.is_file():
+        raise DataError(name, "the mask that the table names is missing", "Put it where the table says")
+    source = given.file_of(path)
+    if path.name.lower().endswith(SUFFIXES):
+        if slice_index is None:
+            raise DataError(name, "a NIfTI mask needs the slice column", "Add the index along the third axis, from 0")
+        volume = given.pictures.volume(source, name)
+        values = volume.read(volume.slice(slice_index).index)
+    else:
+        with reading(name), Image.open(path, formats=["PNG"]) as picture:
+            if max(picture.size) > MAX_SIDE or picture.mode not in ("1", "L", "P", "I;16", "I;16B", "I;16L", "I"):
+                raise DataError(name, f"a mask must be a grey PNG of at most {MAX_SIDE} pixels a side", "Export it so")
+            values = np.array(picture, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DataError(name, "a mask must not hold NaN or infinity", "Export it again")
+    return np.asarray(values > 0)
+
+
+def _png(source: SourceFile, name: str, spacing_mm: tuple[float, float] | None, hu_offset: float | None) -> Picture:
+    if spacing_mm is None:
+        raise DataError(
+            name,
+            "a PNG does not say how large its pixels are",
+            "Add the columns row_spacing_mm and col_spacing_mm to the table, or give --spacing ROW,COLUMN",
+        )
+    if hu_offset is None:
+        raise DataError(
+            name,
+            "a PNG does not say what its values are in HU",
+            "Give --hu-offset: -32768 where the file holds HU + 32768, -1024 where it holds HU + 1024",
+        )
+    values = read_png_values(source, name)
+    picture = Slice(source, clip_hu(values + hu_offset), spacing_mm)
+    return Picture(_Loaded(picture), Reorientation(), (values.shape[0], values.shape[1]), spacing_mm)

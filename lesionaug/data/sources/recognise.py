@@ -1,0 +1,110 @@
+"""What a file is, by its content: a format of margins, slices, something known that is not read, or nothing of ours."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lesionaug.data.csv_files import heading
+from lesionaug.data.slices import SourceFile
+from lesionaug.data.sources.dicom_ct import LABEL_MAP_SEGMENTATION, RT_STRUCTURE_SET, SEGMENTATION
+from lesionaug.data.sources.dicom_file import is_dicom, reading
+from lesionaug.data.sources.nifti import SUFFIXES
+from lesionaug.data.sources.tables import is_polygon_table
+from lesionaug.errors import DataError
+
+SLICES = "slices"  # DICOM that may hold CT slices; reading it tells
+VOLUME = "volume"  # NIfTI: an image or a mask
+LABELS = "labels"  # a label file
+UNKNOWN = ""
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", ".dcm30")
+
+_MARGIN_CLASSES = {RT_STRUCTURE_SET: "rtstruct", SEGMENTATION: "seg", LABEL_MAP_SEGMENTATION: "seg"}
+_MOST_JSON_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What a file is.
+
+    Attributes:
+        kind: A name of `FORMATS`, or one of the constants above.
+        not_read: The name of something that may hold slices or margins and is not read, '' for anything else.
+    """
+
+    kind: str
+    not_read: str = ""
+
+
+def recognise(source: SourceFile) -> Recognised:
+    """Say what a file is.
+
+    Raises:
+        DataError: When it cannot be opened.
+    """
+    name = source.name.lower()
+    with reading(source.name), source.path.open("rb") as stream:
+        head = stream.read(4096)
+    if is_dicom(head) or name.endswith(DICOM_SUFFIXES):
+        return _dicom(source)
+    if name.endswith(SUFFIXES):
+        return Recognised(VOLUME)
+    if head.startswith(b"version https://git-lfs"):
+        return Recognised(UNKNOWN, "a Git LFS pointer in place of the file (run git lfs pull)")
+    if name.endswith((".nrrd", ".mha", ".mhd")):
+        return Recognised(UNKNOWN, "NRRD or MetaImage (convert it to NIfTI)")
+    if name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".7z")):
+        return Recognised(UNKNOWN, "an archive (unpack it)")
+    if name.endswith(".csv"):
+        return _csv(source)
+    if name.endswith(".json"):
+        return _json(source)
+    if name.endswith(".xml") and b"ImageAnnotation" in head:
+        return Recognised(UNKNOWN, "AIM annotations")
+    return Recognised(UNKNOWN)
+
+
+def _dicom(source: SourceFile) -> Recognised:
+    import pydicom
+
+    if source.path.name.upper() == "DICOMDIR":
+        return Recognised(UNKNOWN)  # an index of the files beside it, which are read themselves
+    try:
+        with reading(source.name):
+            meta = pydicom.filereader.read_file_meta_info(source.path)
+            return Recognised(_MARGIN_CLASSES.get(str(meta.get("MediaStorageSOPClassUID", "")), SLICES))
+    except DataError:
+        return Recognised(SLICES)  # reading it whole will say what is wrong
+
+
+def _csv(source: SourceFile) -> Recognised:
+    columns = heading(source.path)
+    if is_polygon_table(source.path):
+        return Recognised("table")
+    if {"patient_id", "label"} <= columns:
+        return Recognised(LABELS)
+    if {"file_name", "bounding_boxes"} <= columns:
+        return Recognised(UNKNOWN, "DeepLesion tables")
+    return Recognised(UNKNOWN)
+
+
+def _json(source: SourceFile) -> Recognised:
+    content = read_json_object(source)
+    if {"images", "annotations"} <= content.keys():
+        return Recognised(UNKNOWN, "COCO annotations")
+    if {"shapes", "imagePath"} <= content.keys():
+        return Recognised(UNKNOWN, "LabelMe annotations")
+    return Recognised(UNKNOWN, "3D Slicer markups" if "markups" in content else "")
+
+
+def read_json_object(source: SourceFile) -> dict[str, Any]:
+    """A JSON file's object, empty where it is none."""
+    if source.path.stat().st_size > _MOST_JSON_BYTES:
+        return {}
+    try:
+        content = json.loads(source.path.read_bytes())
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

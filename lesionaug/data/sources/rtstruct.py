@@ -1,0 +1,144 @@
+"""Margins out of DICOM structure sets (RTSTRUCT): contours matched to slices, then drawn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lesionaug.data.slices import Finding, Margin, MarginRefused, SourceFile
+from lesionaug.data.sources.contours import Contour, Reference, draw, match
+from lesionaug.data.sources.dicom_file import read_dicom, reading, text
+from lesionaug.data.sources.given import Given
+from lesionaug.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+
+def read_rtstruct(source: SourceFile, given: Given) -> Iterator[Margin]:
+    """The margins of a structure set, one for each ROI (by ROINumber: names repeat) that has a slice here.
+
+    A contour belongs to the slice that it references by SOP instance UID; else to the nearest slice of its frame of
+    reference when that is less than half a slice step away. Contours of one ROI on one slice are combined by XOR, so
+    an inner one is a hole. See `contours.match`.
+
+    Args:
+        source: The file.
+        given: The slices, options and findings.
+
+    Raises:
+        DataError: When the file as a whole cannot be read.
+    """
+    findings = given.findings
+    dataset = read_dicom(source, pixels=False)
+    with reading(source.name):
+        patient = given.options.patient_of(dataset)
+        rois = {int(roi.ROINumber): roi for roi in dataset.get("StructureSetROISequence") or []}
+        contours = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or []}
+        series = _referenced_series(dataset)
+    if not rois:
+        findings.append(
+            Finding("warning", source.name, "the structure set holds no ROI", "Draw the margins, then export it again")
+        )
+    for number, roi in rois.items():
+        with_name = f"{source.name} ROI {number}"
+        try:
+            with reading(with_name):
+                name = text(roi, "ROIName")
+                with_name = f"{source.name} ROI {number} '{name}'"
+                if given.leaves_out(name):
+                    given.note_left_out(with_name, source, number)
+                    continue
+                frame = text(roi, "ReferencedFrameOfReferenceUID") or text(dataset, "FrameOfReferenceUID")
+                drawn = _contours(contours.get(number), with_name, findings)
+                if not drawn:
+                    rule = "the ROI has no closed contour, so it is skipped"
+                    findings.append(Finding("warning", with_name, rule, "", "no closed contour", source, number))
+                    continue
+                candidates = given.index.in_frame(frame, series)
+                on_slice, missing = match(
+                    drawn,
+                    candidates,
+                    given.index,
+                    with_name,
+                    findings,
+                    patient=patient,
+                    frame_of_reference=frame,
+                )
+                entries = draw(on_slice, with_name, findings)
+        except DataError as error:
+            findings.append(Finding.refused(error, source, number))
+            continue
+        yield Margin(
+            source=source,
+            where=with_name,
+            number=number,
+            key=str(number),
+            name=name,
+            patient=patient,
+            slices=entries,
+            parts_missing=missing,
+        )
+
+
+def _referenced_series(dataset: Dataset) -> set[str]:
+    """The series that the structure set says it was drawn on; empty where it does not say."""
+    return {
+        text(series, "SeriesInstanceUID")
+        for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []
+        for study in frame.get("RTReferencedStudySequence") or []
+        for series in study.get("RTReferencedSeriesSequence") or []
+    }
+
+
+def _contours(item: Dataset | None, where: str, findings: list[Finding]) -> list[Contour]:
+    """The closed planar contours of a ROI; other kinds are named and passed over."""
+    found: list[Contour] = []
+    other: dict[str, int] = defaultdict(int)
+    for contour in (item.get("ContourSequence") or []) if item is not None else []:
+        kind = text(contour, "ContourGeometricType").upper()
+        if kind not in _CLOSED:
+            other[kind or "(no type)"] += 1
+            continue
+        images = contour.get("ContourImageSequence") or []
+        found.append(Contour(_points(contour, where), tuple(Reference.of(image) for image in images)))
+    if other:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items()))
+        findings.append(Finding("warning", where, f"only closed contours are margins; passed over: {kinds}", ""))
+    return found
+
+
+def _points(contour: Dataset, where: str) -> NDArray[np.float64]:
+    """ContourData as [n, 3] in mm; parsed from the raw text, which is far faster for long contours."""
+    element = contour.get_item("ContourData")
+    raw = None if element is None else element.value
+    if isinstance(raw, bytes):
+        parts = raw.decode("ascii", "replace").rstrip(" \0").split("\\")
+    else:
+        parts = [str(value) for value in raw] if raw is not None else []
+    try:
+        values = np.array([float(part) for part in parts], dtype=np.float64)
+    except ValueError:
+        values = np.full(1, np.nan)
+    declared = text(contour, "NumberOfContourPoints")
+    if values.size < 9 or values.size % 3 or not bool(np.isfinite(values).all()):
+        raise MarginRefused(
+            where,
+            "a closed contour must be at least three points of three finite numbers",
+            "Export the structure set again",
+            "broken contour data",
+        )
+    if declared and declared != str(values.size // 3):
+        raise MarginRefused(
+            where,
+            f"a contour says it has {declared[:12]} points and holds {values.size // 3}",
+            "Export the structure set again",
+            "broken contour data",
+        )
+    return values.reshape(-1, 3)
