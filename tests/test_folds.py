@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -11,9 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lesionaug import cli
 from lesionaug.data.folds import FoldedLesion, Folds, assign_folds, load_folds, make_folds
 from lesionaug.data.rois import RoiBatch
+from lesionaug.data.store import save_rois
 from lesionaug.errors import ConfigError, DataError
+from lesionaug.experiment.run import run_experiment
+from tests.runs import classic_only
 
 CLASSES = ("cyst", "metastasis", "hemangioma")
 
@@ -137,3 +142,90 @@ def test_unlabelled_lesions_are_refused_and_counted() -> None:
         make_folds(rois[[0, 2, 4, 6, 8]])
     folds = make_folds(rois[list(range(10))])
     assert {lesion.label for lesion in folds.lesions} == {"cyst", "other"}
+
+
+def store_rois() -> RoiBatch:
+    """36 lesions of 27 patients in three classes."""
+    ids, patients, labels = lesions(30)
+    images = [torch.zeros(8, 8) for _ in ids]
+    return RoiBatch.from_images(
+        images,
+        [[4.0, 4.0]] * len(ids),
+        [4.0] * len(ids),
+        labels=[CLASSES.index(name) for name in labels],
+        lesion_ids=ids,
+        patient_ids=patients,
+        classes=CLASSES,
+        kind="phantom",
+    )
+
+
+def test_the_names_of_the_patients_play_no_part() -> None:
+    ids, patients, labels = lesions(60)
+    expected = {lesion.lesion_id: lesion.fold for lesion in assign_folds(ids, patients, labels, 3, 1).lesions}
+    renamed = [f"P-{hash(patient) & 0xFFFFFFFF:08x}" for patient in patients]
+    assert expected == {lesion.lesion_id: lesion.fold for lesion in assign_folds(ids, renamed, labels, 3, 1).lesions}
+
+
+def test_the_hash_is_that_of_the_file_and_patients_are_counted(tmp_path: Path) -> None:
+    folds = make_folds(store_rois())
+    folds.save(tmp_path / "folds.json")
+    assert folds.sha256 == hashlib.sha256((tmp_path / "folds.json").read_bytes()).hexdigest()
+    for fold, counts in enumerate(folds.patient_counts()):
+        for name in CLASSES:
+            own = {row.patient_id for row in folds.lesions if row.fold == fold and row.label == name}
+            assert counts[name] == len(own)
+        assert counts[""] == len({row.patient_id for row in folds.lesions if row.fold == fold})
+
+
+def test_folds_of_other_lesions_are_refused() -> None:
+    rois = store_rois()
+    folds = make_folds(rois)
+    folds.check_fits(rois)
+    folds.check_fits(rois[list(range(len(rois)))[::-1]])  # their order plays no part
+    with pytest.raises(DataError, match=r"1 differ.*in the folds, not in the store"):
+        folds.check_fits(rois[list(range(1, len(rois)))])
+
+
+def command(*words: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["data", *map(str, words)])
+    return int(left.value.code or 0)
+
+
+def test_data_folds_shows_them_and_writes_what_a_run_would_make(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    rois = store_rois()
+    save_rois(rois, tmp_path / "rois")
+    assert command("folds", tmp_path / "rois", "--out", tmp_path / "folds.json") == 0
+    said = capsys.readouterr().out
+    folds = make_folds(rois)
+    assert load_folds(tmp_path / "folds.json") == folds
+    assert folds.sha256 in said
+    row = next(line for line in said.splitlines() if "hemangioma" in line)
+    lesion_counts, patient_counts = folds.class_counts(), folds.patient_counts()
+    assert all(f"{lesion_counts[k]['hemangioma']} ({patient_counts[k]['hemangioma']})" in row for k in range(3))
+    assert command("folds", tmp_path / "rois", "--out", tmp_path / "folds.json") == 3
+    assert "exists already" in capsys.readouterr().err
+    assert command("folds", tmp_path / "rois", "--num-folds", "99") == 3
+
+
+def test_a_run_takes_folds_of_the_users_own(tmp_path: Path) -> None:
+    rois = store_rois()
+    save_rois(rois, tmp_path / "rois")
+    own = make_folds(rois, 3, seed=5)
+    config = classic_only()
+    outcome = run_experiment(tmp_path / "rois", tmp_path / "run", config, only="folds", own_folds=own)
+    assert outcome.folds == own != make_folds(rois)
+    assert load_folds(tmp_path / "run" / "folds.json") == own
+    assert (outcome.config.folds.seed, outcome.config.folds.from_file) == (5, True)
+    again = run_experiment(tmp_path / "rois", tmp_path / "run", None, only="folds")
+    assert again.folds == own
+    assert run_experiment(tmp_path / "rois", tmp_path / "run", config, only="folds", own_folds=own).folds == own
+    with pytest.raises(ConfigError, match="other folds"):
+        run_experiment(tmp_path / "rois", tmp_path / "run", None, only="folds", own_folds=make_folds(rois, 3, 6))
+    with pytest.raises(ConfigError, match=r"folds\.from_file"):
+        run_experiment(tmp_path / "rois", tmp_path / "run", config, only="folds")
+    less = make_folds(rois[list(range(1, len(rois)))])
+    with pytest.raises(DataError, match="--folds: its lesions are not those of the store"):
+        run_experiment(tmp_path / "rois", tmp_path / "new", config, only="folds", own_folds=less)
+    assert not (tmp_path / "new").exists()

@@ -219,9 +219,62 @@ def _print_report(report: ImportReport, options: ImportOptions) -> None:
     print(f"look at the margins: {report.sheet}")
 
 
+def folds(
+    rois: Path,
+    /,
+    *,
+    num_folds: int = 3,
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Show who would be tested where: lesions and patients of each class in each fold; write it down with --out.
+
+    The folds are those that `lesionaug run` makes for the same number and seed. A patient lies in one fold only, and
+    every fold holds every class.
+
+    Args:
+        rois: ROI store with a class for every lesion.
+        num_folds: Folds of the cross validation.
+        seed: Of the assignment.
+        out: File to write, for `lesionaug run --folds`.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lesionaug.data.files import check_new_file
+    from lesionaug.data.folds import make_folds
+    from lesionaug.data.store import load_rois
+
+    if out is not None:
+        check_new_file(out)
+    batch = load_rois(rois)
+    made = make_folds(batch, num_folds, seed)
+    lesions, patients = made.class_counts(), made.patient_counts()
+    kind = "phantom (synthetic) " if batch.kind == "phantom" else ""
+    table = Table(title=f"{len(batch)} {kind}lesions: lesions (patients) by fold", title_justify="left")
+    table.add_column("class")
+    for fold in range(num_folds):
+        table.add_column(f"fold {fold}", justify="right")
+    table.add_column("all", justify="right")
+    for name in sorted(lesions[0]):
+        cells = [f"{lesions[fold][name]} ({patients[fold][name]})" for fold in range(num_folds)]
+        of_class = {lesion.patient_id for lesion in made.lesions if lesion.label == name}
+        total = sum(counts[name] for counts in lesions)
+        table.add_row(escape(name), *cells, f"{total} ({len(of_class)})")
+    cells = [f"{sum(lesions[fold].values())} ({patients[fold]['']})" for fold in range(num_folds)]
+    table.add_row("all", *cells, f"{len(batch)} ({len(set(batch.patient_ids))})")
+    Console(file=sys.stdout, soft_wrap=True).print(table)
+    print(f"{num_folds} folds, seed {seed}, SHA-256 {made.sha256}")
+    if out is not None:
+        made.save(out)
+        print(f"folds: {out}")
+
+
 def register(app: App) -> None:
-    """Add `data import` and `data check` to `app`."""
-    data = App(name="data", help="Import slices with margins, or check what an import would find.")
+    """Add `data import`, `data check` and `data folds` to `app`."""
+    data = App(name="data", help="Import slices with margins, check what an import would find, show the folds.")
     data.command(import_, name="import")
     data.command(check, name="check")
+    data.command(folds, name="folds")
     app.command(data)

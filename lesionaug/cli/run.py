@@ -44,6 +44,7 @@ def run(
     slurm_script: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seeds: _Seeds = None,
+    folds: Path | None = None,
 ) -> None:
     """Carry out the paper's experiment: classic groups, GANs, synthetic groups, baseline, controls, maps.
 
@@ -64,8 +65,10 @@ def run(
         slurm_script: Write a script that runs this on a SLURM cluster by dask-jobqueue, and stop.
         device: Where to train.
         seeds: Training seeds; everything is trained once for each.
+        folds: File with the folds, as `lesionaug data folds` writes it, in place of those that would be made.
     """
     from lesionaug.cli.progress import progress
+    from lesionaug.data.folds import load_folds
     from lesionaug.errors import ConfigError
     from lesionaug.experiment.results import load_run
     from lesionaug.experiment.run import run_experiment
@@ -74,10 +77,10 @@ def run(
         if dry_run or lanes or workers or scheduler or local_cluster:
             raise ConfigError(
                 "--slurm-script",
-                "it goes with --preset, --config, --seeds, --only and --device alone",
+                "it goes with --preset, --config, --seeds, --folds, --only and --device alone",
                 "Leave the rest out",
             )
-        _write_slurm_script(slurm_script, rois, run, preset, config, seeds, only, device)
+        _write_slurm_script(slurm_script, rois, run, preset, config, seeds, only, device, folds)
         return
     with contextlib.nullcontext() if dry_run else progress("Running") as step:
         outcome = run_experiment(
@@ -91,7 +94,8 @@ def run(
             lanes=lanes,
             scheduler=scheduler,
             local_cluster=local_cluster,
-            command=_command(preset, config, seeds),
+            command=_command(preset, config, seeds, folds),
+            own_folds=None if folds is None else load_folds(folds),
         )
     if dry_run:
         _print_plan(outcome, workers or local_cluster, only)
@@ -211,12 +215,13 @@ def _wanted(
     return resolve_config(preset, config, seeds=seeds or None, device=device)
 
 
-def _command(preset: str | None, config: Path | None, seeds: tuple[int, ...] | None) -> str:
+def _command(preset: str | None, config: Path | None, seeds: tuple[int, ...] | None, folds: Path | None = None) -> str:
     """Write the command for run.json, without paths: a file's values are in config.json."""
     words = ["run"]
     words += ["--preset", preset] if preset else []
     words += ["--config", "FILE"] if config else []
     words += ["--seeds", *map(str, seeds)] if seeds else []
+    words += ["--folds", "FILE"] if folds else []
     return " ".join(words)
 
 
@@ -229,6 +234,7 @@ def _write_slurm_script(
     seeds: tuple[int, ...] | None,
     only: str | None,
     device: str,
+    folds: Path | None,
 ) -> None:
     from lesionaug.experiment.slurm import write_slurm_script
 
@@ -236,6 +242,7 @@ def _write_slurm_script(
     more += ["--config", str(config.resolve())] if config else []
     more += ["--seeds", *map(str, seeds)] if seeds else []
     more += ["--only", only] if only else []
+    more += ["--folds", str(folds.resolve())] if folds else []
     write_slurm_script(target, rois, run, more, gpu=device != "cpu")
     say(f"Next: look at the partition, times and number of jobs in {target}, then run it on the login node")
 

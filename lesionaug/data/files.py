@@ -46,8 +46,13 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as JSON with sorted keys: equal content is equal bytes; NaN and infinity are refused."""
-    write_text_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    """Write `value` as JSON, see `json_text`."""
+    write_text_atomic(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """`value` as JSON with sorted keys: equal content is equal text; NaN and infinity are refused."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager
@@ -123,6 +128,18 @@ def check_new_folder(target: Path, what: str = "it") -> None:
         raise DataError(target.name, "the folder exists already, and nothing is ever overwritten", "Choose a new name")
     if not target.parent.is_dir():
         raise DataError(target.name, f"the folder that should hold {what} does not exist", "Create it first")
+
+
+def check_new_file(target: Path) -> None:
+    """Refuse to write over anything, or into a folder that is not there.
+
+    Raises:
+        DataError: It exists, or its folder does not.
+    """
+    if target.exists():
+        raise DataError(target.name, "the file exists already, and nothing is ever overwritten", "Choose a new name")
+    if not target.parent.is_dir():
+        raise DataError(target.name, "the folder that should hold it does not exist", "Create it first")
 
 
 def check_own_folder(folder: Path, own: Collection[str], what: str) -> None:

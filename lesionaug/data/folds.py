@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesionaug.data.files import write_json_atomic
+from lesionaug.data.files import json_text, write_json_atomic
 from lesionaug.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -81,6 +82,39 @@ class Folds:
             Counter(lesion.label for lesion in self.lesions if lesion.fold == fold) for fold in range(self.num_folds)
         ]
 
+    def patient_counts(self) -> list[Counter[str]]:
+        """Patients with a lesion of each class, of each fold; the key "" counts all patients of the fold."""
+        counts: list[Counter[str]] = [Counter() for _ in range(self.num_folds)]
+        for fold, label, _ in {(lesion.fold, lesion.label, lesion.patient_id) for lesion in self.lesions}:
+            counts[fold][label] += 1
+        for fold, _ in {(lesion.fold, lesion.patient_id) for lesion in self.lesions}:
+            counts[fold][""] += 1
+        return counts
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file that `save` writes, in hexadecimal."""
+        return hashlib.sha256(json_text(self._to_json()).encode("utf-8")).hexdigest()
+
+    def check_fits(self, rois: RoiBatch, where: str = "folds.json") -> None:
+        """Refuse a batch that has other lesions, patients or classes.
+
+        Raises:
+            DataError: Naming the first lesion that differs.
+        """
+        names = [rois.classes[label] if label >= 0 else "" for label in rois.labels.tolist()]
+        in_store = set(zip(rois.lesion_ids, rois.patient_ids, names, strict=True))
+        mine = {(lesion.lesion_id, lesion.patient_id, lesion.label) for lesion in self.lesions}
+        if in_store != mine:
+            first = min(in_store ^ mine)
+            which = "the store, not in the folds" if first in in_store else "the folds, not in the store"
+            raise DataError(
+                where,
+                f"its lesions are not those of the store ({len(in_store ^ mine)} differ; {first[0]} of patient "
+                f"{first[1]}, {first[2] or 'unlabelled'}, is in {which})",
+                "Use the store that the folds were made from, or make new ones with `lesionaug data folds`",
+            )
+
     def train_ids(self, split: int) -> tuple[str, ...]:
         """Lesion ids of every fold but `split`, sorted."""
         return tuple(lesion.lesion_id for lesion in self.lesions if lesion.fold != split)
@@ -91,15 +125,15 @@ class Folds:
 
     def save(self, path: Path) -> None:
         """Write folds.json atomically."""
-        write_json_atomic(
-            path,
-            {
-                "schema": FOLDS_SCHEMA,
-                "num_folds": self.num_folds,
-                "seed": self.seed,
-                "lesions": [vars(lesion) for lesion in self.lesions],
-            },
-        )
+        write_json_atomic(path, self._to_json())
+
+    def _to_json(self) -> dict[str, Any]:
+        return {
+            "schema": FOLDS_SCHEMA,
+            "num_folds": self.num_folds,
+            "seed": self.seed,
+            "lesions": [vars(lesion) for lesion in self.lesions],
+        }
 
 
 def split_lesions(rois: RoiBatch, folds: Folds, split: int) -> tuple[RoiBatch, RoiBatch]:
@@ -185,7 +219,9 @@ def assign_folds(
         patient_ids: One per lesion; lesions of one patient stay together.
         labels: Class name of each lesion.
         num_folds: At least 2.
-        seed: Of the shuffle. Lesions are sorted by id first, so the order they come in plays no part.
+        seed: Of the shuffle. Lesions are sorted by id and patients by their smallest lesion id first, so neither the
+            order they come in nor the names of the patients play a part: the same lesions under another pseudonym key
+            give the same folds.
 
     Raises:
         ConfigError: Fewer than two folds.
@@ -213,9 +249,9 @@ def assign_folds(
             )
     splitter = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
     fold_of = np.full(len(rows), -1)
-    for fold, (_, test) in enumerate(
-        splitter.split(np.zeros(len(rows)), [row[2] for row in rows], [row[1] for row in rows])
-    ):
+    rank = {patient: number for number, patient in enumerate(dict.fromkeys(row[1] for row in rows))}
+    groups = [rank[patient] for _, patient, _ in rows]
+    for fold, (_, test) in enumerate(splitter.split(np.zeros(len(rows)), [label for *_, label in rows], groups)):
         fold_of[test] = fold
     lesions = tuple(FoldedLesion(*row, fold=int(fold)) for row, fold in zip(rows, fold_of, strict=True))
     return Folds(num_folds, seed, lesions)

@@ -89,6 +89,16 @@ class FoldsConfig(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # scikit-learn takes no larger one
 
 
+class RunFoldsConfig(FoldsConfig):
+    """Cross validation of a run.
+
+    Attributes:
+        from_file: The folds were given as a file (`--folds`); number and seed are then the file's.
+    """
+
+    from_file: bool = False
+
+
 class EmbeddingConfig(Frozen):
     """The maps of Fig. 9.
 
@@ -150,7 +160,7 @@ class RunConfig(Frozen):
     preset: PresetName = "paper"
     image: ImageConfig = ImageConfig()
     plan: PlanConfig = PlanConfig()
-    folds: FoldsConfig = FoldsConfig()
+    folds: RunFoldsConfig = RunFoldsConfig()
     classic_groups: Annotated[tuple[Count, ...], Field(min_length=1)] = paper.CLASSIC_GROUP_SIZES
     cnn: CnnConfig = CnnConfig()
     classifier: ClassifierConfig = ClassifierConfig()
@@ -232,7 +242,9 @@ class RunConfig(Frozen):
 
 
 # These do not touch the protocol of the paper: it fixes neither seeds, nor the machine.
-_NOT_THE_PAPERS = frozenset({"preset", "seeds", "device", "threads_per_task", "plan.seed", "folds.seed"})
+_NOT_THE_PAPERS = frozenset(
+    {"preset", "seeds", "device", "threads_per_task", "plan.seed", "folds.seed", "folds.from_file"}
+)
 
 _MEANING = {
     "classic_groups": "classic images added per fold",

@@ -287,7 +287,7 @@ def _facts(results: RunResults) -> list[tuple[str, str]]:
     config, info = results.config, results.info
     facts = [
         ("seeds of the training", ", ".join(str(seed) for seed in config.seeds)),
-        ("seed of the folds", str(config.folds.seed)),
+        ("seed of the folds", f"{config.folds.seed}{', given as a file' if config.folds.from_file else ''}"),
         ("seed of the augmentations", str(config.plan.seed)),
         ("threads per model", str(config.threads_per_task)),
         ("command", f"lesionaug {info.get('command', '')}".strip()),

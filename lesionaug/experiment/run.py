@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from lesionaug.data.files import check_own_folder, locked, remove_leftovers, write_json_atomic
-from lesionaug.data.folds import Folds, make_folds
+from lesionaug.data.folds import Folds, check_labelled, make_folds
 from lesionaug.data.provenance import content_hashes
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.environment import versions
 from lesionaug.errors import ConfigError, DataError, LesionaugError
-from lesionaug.experiment.config import RunConfig, difference, preset
+from lesionaug.experiment.config import RunConfig, RunFoldsConfig, difference, preset
 from lesionaug.experiment.graph import check_configuration, committed
 from lesionaug.experiment.machine import check_versions, cpu_model, device_name, num_cores, resolve_device
 from lesionaug.experiment.protocol import FOLDERS, STAGES, Step, describe, plan_steps, with_needs
@@ -85,6 +85,7 @@ def run_experiment(
     scheduler: str | None = None,
     local_cluster: int | None = None,
     command: str = "run",
+    own_folds: Folds | None = None,
 ) -> RunOutcome:
     """Run the experiment, or what is missing of it.
 
@@ -108,6 +109,7 @@ def run_experiment(
         scheduler: Address of a Dask scheduler whose workers see the same files; for one's own cluster.
         local_cluster: Or a number of `dask.distributed` workers on this machine.
         command: How the run was asked for, without paths; saved in run.json.
+        own_folds: Folds of the same lesions in place of those that the configuration asks for.
 
     Raises:
         ConfigError: Changed configuration, store, folds or versions, unknown stage, a folder in use or not a run's.
@@ -129,7 +131,7 @@ def run_experiment(
     rois = load_rois(store_path)
     # Every fault of the input shows before a file is written.
     elsewhere = scheduler is not None
-    config, folds = _settle(run_dir, config, rois, store_hash, elsewhere)
+    config, folds = _settle(run_dir, config, own_folds, rois, store_hash, elsewhere)
     if lanes and config.device == "cpu":
         raise ConfigError(
             "--lanes", "many models at once are for a GPU; on the CPU every core trains one by itself", "Leave it out"
@@ -148,7 +150,7 @@ def run_experiment(
     run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir):
         # Again: another process may have begun meanwhile.
-        config, folds = _settle(run_dir, config, rois, store_hash, elsewhere)
+        config, folds = _settle(run_dir, config, own_folds, rois, store_hash, elsewhere)
         remove_leftovers(run_dir, *(run_dir / name for name in FOLDERS.values()))
         if not (run_dir / "config.json").exists():
             check_configuration(run_dir, steps, config_sha256(config))
@@ -184,20 +186,39 @@ def run_experiment(
 
 
 def _settle(
-    run_dir: Path, config: RunConfig | None, rois: RoiBatch, store_hash: str, elsewhere: bool
+    run_dir: Path,
+    config: RunConfig | None,
+    own_folds: Folds | None,
+    rois: RoiBatch,
+    store_hash: str,
+    elsewhere: bool,
 ) -> tuple[RunConfig, Folds]:
     """Bring the wanted configuration and the folder's own together, and get the folds.
 
-    Where it is carried out `elsewhere`, on a cluster, a GPU need not be here.
+    Where it is carried out `elsewhere`, on a cluster, a GPU need not be here. Folds of the user's own take the place of
+    the configuration's.
 
     Raises:
         ConfigError: They differ, or the folder was begun on another store.
+        DataError: Folds of other lesions.
     """
-    if not (run_dir / "config.json").exists():
+    begun = (run_dir / "config.json").exists()
+    if own_folds is not None and (config is not None or not begun):
+        config = config or preset("quick")
+        config = config.model_copy(
+            update={"folds": RunFoldsConfig(num_folds=own_folds.num_folds, seed=own_folds.seed, from_file=True)}
+        )
+    if not begun:
         config = config or preset("quick")
         if not (elsewhere and config.device == "cuda"):
             config = config.model_copy(update={"device": resolve_device(config.device)})
-        return config, make_folds(rois, config.folds.num_folds, config.folds.seed)
+        if own_folds is None:
+            if config.folds.from_file:
+                raise ConfigError("folds.from_file", "the folds come from a file, but none was given", "Give --folds")
+            return config, make_folds(rois, config.folds.num_folds, config.folds.seed)
+        check_labelled(rois.labels.tolist())
+        own_folds.check_fits(rois, "--folds")
+        return config, own_folds
     saved = load_config(run_dir)
     if config is not None:
         if config.device == "auto":
@@ -221,10 +242,9 @@ def _settle(
         )
     check_versions(run_dir.name, info)
     folds = load_run_folds(run_dir, saved, info)
-    names = [rois.classes[label] if label >= 0 else "" for label in rois.labels.tolist()]
-    in_store = sorted(zip(rois.lesion_ids, rois.patient_ids, names, strict=True))
-    if in_store != [(lesion.lesion_id, lesion.patient_id, lesion.label) for lesion in folds.lesions]:
-        raise DataError("folds.json", "its lesions are not those of the store", "Name a new run folder")
+    folds.check_fits(rois)
+    if own_folds is not None and own_folds != folds:
+        raise ConfigError("--folds", "this run was begun with other folds", "Give those, or name a new run folder")
     return saved, folds
 
 

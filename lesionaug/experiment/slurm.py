@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lesionaug.data.files import write_text_atomic
-from lesionaug.errors import DataError
+from lesionaug.data.files import check_new_file, write_text_atomic
 
 _SCRIPT = '''"""Carry out a lesionaug run on SLURM. Written by `lesionaug run --slurm-script`; run it on the login node.
 
@@ -78,9 +77,7 @@ def write_slurm_script(target: Path, rois: Path, run: Path, more: Sequence[str],
     Raises:
         DataError: The file exists, or its folder does not.
     """
-    if target.exists() or not target.parent.is_dir():
-        rule = "the file exists already" if target.exists() else "its folder does not exist"
-        raise DataError(target.name, rule, "Name a new file")
+    check_new_file(target)
     write_text_atomic(
         target, _SCRIPT.format(rois=str(rois.resolve()), run=str(run.resolve()), more=list(more), gpu=gpu)
     )
