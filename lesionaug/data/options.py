@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lesionaug.data.labels import LabelMap
 from lesionaug.data.sources.given import ReadOptions
+from lesionaug.data.sources.pictures import read_pictures_table
 
 Progress = Callable[[int, int, str], None]
 
@@ -54,7 +55,13 @@ class ImportOptions:
     isolate: bool = True
 
     def for_readers(self, label_map: LabelMap) -> ReadOptions:
-        """What the readers of margins need of it."""
+        """What the readers of margins need of it.
+
+        Raises:
+            DataError: When the table of pictures cannot be used.
+        """
+        if self.pictures is not None:
+            read_pictures_table(self.pictures)
         return ReadOptions(
             hu_offset=self.hu_offset,
             spacing_mm=self.spacing_mm,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lesionaug.data.csv_files import read_rows
 from lesionaug.data.margins import Convention, polygons_reach_outside, polygons_to_mask
 from lesionaug.data.slices import (
     Finding,
@@ -48,7 +52,7 @@ class Picture:
         turn: From the stored to the turned picture.
         stored_shape: (height, width) as stored.
         spacing_mm: (s_x, s_y) as stored.
-        patient: As its own file has it, '' where it says nothing.
+        patient: As its own file or the table of pictures has it, '' where neither says.
     """
 
     handle: SliceHandle
@@ -69,6 +73,95 @@ class Picture:
     def with_mask(self, mask: NDArray[np.bool_]) -> MarginOnSlice | None:
         """A mask of the stored picture as a margin's; None where it is empty."""
         return MarginOnSlice.of(self.handle, self.turn.apply(mask)) if mask.any() else None
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What a table of pictures says about one of them.
+
+    Attributes:
+        patient: Trimmed and casefolded, '' where it does not say.
+        spacing_mm: (s_x, s_y), None where it does not say.
+        hu_offset: Added to the values to give HU, None where it does not say.
+    """
+
+    patient: str = ""
+    spacing_mm: tuple[float, float] | None = None
+    hu_offset: float | None = None
+
+
+_NOTHING = PictureFacts()
+_ROW_SPACING = ("row_spacing_mm", "spacing_row_mm")
+_COLUMN_SPACING = ("col_spacing_mm", "spacing_col_mm")
+_FACTS = ("image", "patient_id", *_ROW_SPACING, *_COLUMN_SPACING, "hu_offset")
+
+
+def read_pictures_table(path: Path) -> dict[str, tuple[int, PictureFacts]]:
+    """The rows of a table of pictures: `image`, and any of patient_id, row_spacing_mm, col_spacing_mm, hu_offset.
+
+    Returns:
+        Line and facts by what the column `image` says.
+
+    Raises:
+        DataError: For missing columns, a cell that cannot be, or an image with two rows.
+    """
+    where = f"--pictures {path.name}"
+    if not path.is_file():
+        raise DataError(where, "there is no such file", "Give the CSV with the column image and what is known of each")
+    rows: dict[str, tuple[int, PictureFacts]] = {}
+    for cells in read_rows(path, where):
+        if "image" not in cells or not any(name in cells for name in _FACTS[1:]):
+            raise DataError(where, f"a table of pictures needs image and one of {', '.join(_FACTS[1:])}", "Add them")
+        at = f"{where} line {cells['__line__']}"
+        if not cells["image"]:
+            raise DataError(at, "image is empty", "Fill it in")
+        if cells["image"] in rows:
+            raise DataError(at, "the image has a row further up", "Keep one of the rows")
+        rows[cells["image"]] = int(cells["__line__"]), _facts_of(cells, at)
+    if not rows:
+        raise DataError(where, "the table holds no rows", "Add a row for each picture")
+    return rows
+
+
+def _facts_of(cells: dict[str, str], where: str) -> PictureFacts:
+    down, right = (
+        next((cells[name] for name in names if cells.get(name)), "") for names in (_ROW_SPACING, _COLUMN_SPACING)
+    )
+    offset = cells.get("hu_offset") or ""
+    return PictureFacts(
+        patient=patient_key(cells.get("patient_id", "")),
+        spacing_mm=(
+            (_number(right, "spacing", 0.01, 20, where), _number(down, "spacing", 0.01, 20, where))
+            if down or right
+            else None
+        ),
+        hu_offset=_number(offset, "hu_offset", -1e6, 1e6, where) if offset else None,
+    )
+
+
+def _number(cell: str, name: str, least: float, most: float, where: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise DataError(
+            where, f"{name} must be a number of {least:g} .. {most:g}, got '{cell[:20]}'", "Correct the cell"
+        )
+    return value
+
+
+def _named_by(written: str, table: Path, files: Sequence[SourceFile]) -> list[Path]:
+    """The files that a row's image may be: by its name within the source or the end of it, or beside the table."""
+    image = Path(written)
+    if not image.is_absolute():
+        name = image.as_posix()
+        exact = [file.path for file in files if file.name == name]
+        found = exact or [file.path for file in files if file.name.endswith(f"/{name}")]
+        if found:
+            return found
+    beside = table.parent / image
+    return [beside] if beside.is_file() else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +187,32 @@ class Pictures:
         self._volumes: OrderedDict[Path, NiftiVolume] = OrderedDict()
         self._noted: set[Path] = set()
 
+    @cached_property
+    def _facts(self) -> dict[Path, PictureFacts]:
+        table = self._given.options.pictures_table
+        facts: dict[Path, PictureFacts] = {}
+        for written, (line, stated) in ({} if table is None else read_pictures_table(table)).items():
+            assert table is not None
+            where = f"--pictures {table.name} line {line}"
+            found = _named_by(written, table, self._given.files)
+            if not found:
+                rule = "the image is not in the source, so the row is not used"
+                self._given.findings.append(Finding("warning", where, rule, "Write its path relative to the source"))
+            if len(found) > 1:
+                rule = f"the image may be any of {len(found)} files"
+                raise DataError(where, rule, "Write its path relative to the source")
+            if any(facts.setdefault(path.resolve(), stated) != stated for path in found):
+                raise DataError(where, "the image has a row further up that says otherwise", "Keep one of the rows")
+        return facts
+
+    def facts(self, path: Path) -> PictureFacts:
+        """What the table of pictures (`--pictures`) says about the picture at a path, nothing where it has no row.
+
+        Raises:
+            DataError: When the table cannot be used.
+        """
+        return self._facts.get(path.resolve(), _NOTHING)
+
     def get(
         self,
         path: Path,
@@ -110,27 +229,41 @@ class Pictures:
             path: Of the file.
             name: What the margin calls it, for errors.
             slice_index: From 0 along the last axis, for a NIfTI volume.
-            spacing_mm: (s_x, s_y) as the margin's format states it: needed for a PNG, must agree for others.
-            patient: As the margin's format states it; a DICOM file must agree.
-            hu_offset: For this picture; else the one that the user gave.
+            spacing_mm: (s_x, s_y) as the margin's format states it: needed for a PNG (or of `facts`, or as the user
+                gave it), must agree for others.
+            patient: As the margin's format states it; a DICOM file and `facts` must agree.
+            hu_offset: For this picture; else that of `facts`, else the one that the user gave.
 
         Raises:
             DataError: When it is missing, of a kind that loses HU, without spacing, or at odds with what is stated.
         """
+        facts = self.facts(path)
+        stated, spacing_mm = spacing_mm, spacing_mm or facts.spacing_mm
+        hu_offset = facts.hu_offset if hu_offset is None else hu_offset
         key = (path, slice_index, spacing_mm, hu_offset)
         picture = self._kept.pop(key, None) or self._read(path, name, slice_index, spacing_mm, hu_offset)
         self._kept[key] = picture
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
-        check_spacing(spacing_mm, picture, name)
-        if patient and picture.patient and picture.patient != patient_key(patient):
+        for spacing in (stated, facts.spacing_mm):
+            check_spacing(spacing, picture, name)
+        own = {"the file's PatientID is": picture.patient, "the table of pictures has": facts.patient}
+        for whose, known in own.items():
+            if patient and known and known != patient_key(patient):
+                raise MarginRefused(
+                    name,
+                    f"the patient stated for the image must be its own, but {whose} another one",
+                    "Correct the patient, or name the right image",
+                    "patient differs between margin and slice",
+                )
+        if facts.patient and picture.patient and facts.patient != picture.patient:
             raise MarginRefused(
                 name,
-                "the patient stated for the image must be its own, but the file's PatientID is another one",
-                "Correct the patient, or name the right image",
-                "patient differs between margin and slice",
+                "the table of pictures must have the patient of the image, but the file's PatientID is another one",
+                "Correct the table of pictures",
+                "patient differs between table and slice",
             )
-        return picture
+        return replace(picture, patient=picture.patient or facts.patient)
 
     def _read(
         self,
