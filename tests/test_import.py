@@ -340,7 +340,6 @@ def test_what_is_found(tmp_path):
     for name, content, words in (
         ("coco.json", {"images": [], "annotations": []}, "COCO"),
         ("labelme.json", {"shapes": [], "imagePath": "x"}, "LabelMe"),
-        ("a.mrk.json", {"markups": []}, "Slicer"),
     ):
         (folder / name).write_text(json.dumps(content))
         with pytest.raises(DataError, match=words):
@@ -529,3 +528,13 @@ def test_a_negative_offset_is_no_option(tmp_path, capsys):
     code, out, err = run(capsys, "data", "import", tmp_path / "t.csv", tmp_path / "rois", "--hu-offset", "-32768")
     assert code == 0, out + err
     assert np.abs(load_rois(tmp_path / "rois").images[0].numpy()).max() < 400
+
+
+def test_the_class_may_come_from_the_name_of_a_folder(tmp_path):
+    patient(tmp_path / "s" / "Cysts" / "p1", "Ann", {1: "x"}, seed=0)
+    patient(tmp_path / "s" / "mets" / "p2", "Bob", {1: "x"}, seed=1)
+    patient(tmp_path / "s" / "others" / "p3", "Cid", {1: "x"}, seed=2)
+    options = ImportOptions(label_map=("cysts=cyst", "mets=metastasis", "others=-"))
+    report = import_source(tmp_path / "s", tmp_path / "rois", options)
+    assert report.class_counts == {"cyst": (1, 1), "metastasis": (1, 1)}
+    assert [row["reason"] for row in csv.DictReader(report.report.read_text().splitlines()) if row["taken"] == "no"] == ["left out"]
