@@ -21,6 +21,8 @@ _SIDE = 1.4
 _LARGEST_SIDE = _SIDE + 2 * 0.4
 _PATCH_SIZE = 64  # pixels of an output patch; the resampling kernel widens with side / 64
 
+_CROSSINGS_AT_ONCE = 1 << 20  # of outlines with rows of pixels, worked on together
+
 
 def polygons_to_mask(
     polygons: Sequence[NDArray[np.float64]], height: int, width: int, *, convention: Convention
@@ -43,25 +45,54 @@ def polygons_to_mask(
         Boolean [height, width]; parts outside the image are left out.
     """
     # Every crossing of an edge with a row of pixel centres flips all pixels to its right; cumulating them gives parity.
-    flips = np.zeros((height, width + 1), dtype=np.int64)
     half = 0.5 if convention == "pixel_centre" else 0.0
-    for polygon in polygons:
-        start = np.asarray(polygon, dtype=np.float64) + half
+    outlines = [np.asarray(polygon, dtype=np.float64) + half for polygon in polygons if len(polygon)]
+    inside = np.zeros((height, width), dtype=np.bool_)
+    if not outlines:
+        return inside
+    # Only the box about the outlines is worked on, with a pixel to spare for the rounding of a crossing.
+    low = np.min([outline.min(axis=0) for outline in outlines], axis=0)
+    high = np.max([outline.max(axis=0) for outline in outlines], axis=0)
+    left, top = (int(v) for v in np.clip(np.floor(low) - 1, 0, [width, height]))
+    right, bottom = (int(v) for v in np.clip(np.ceil(high) + 1, 0, [width, height]))
+    flips = np.zeros((max(0, bottom - top), max(0, right - left) + 1), dtype=np.int64)
+    for start in outlines:
         end = np.roll(start, -1, axis=0)
         downward = (start[:, 1] <= end[:, 1])[:, None]
         upper, lower = np.where(downward, start, end), np.where(downward, end, start)
         # Rows i with upper_y <= i + 0.5 < lower_y.
-        first = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)
-        last = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64)
-        count = last - first
-        edge = np.repeat(np.arange(len(start)), count)
-        row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-        (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
-        crossing = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-        column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)
-        np.add.at(flips, (row, column), 1)
-    inside: NDArray[np.bool_] = np.cumsum(flips, axis=1)[:, :width] % 2 == 1
+        first = np.clip(np.ceil(upper[:, 1] - 0.5), top, bottom).astype(np.int64)
+        count = np.clip(np.ceil(lower[:, 1] - 0.5), top, bottom).astype(np.int64) - first
+        before = np.cumsum(count)  # crossings of an edge and of those before it
+        done = 0
+        while done < len(start):  # edges in blocks: a few million wild edges cross every row
+            crossed = before[done - 1] if done else 0
+            block = slice(done, max(done + 1, int(np.searchsorted(before, crossed + _CROSSINGS_AT_ONCE, side="right"))))
+            _flip(flips, (left, top), upper[block], lower[block], first[block], count[block])
+            done = block.stop
+    inside[top:bottom, left:right] = np.cumsum(flips, axis=1)[:, :-1] % 2 == 1
     return inside
+
+
+def _flip(
+    flips: NDArray[np.int64],
+    corner: tuple[int, int],
+    upper: NDArray[np.float64],
+    lower: NDArray[np.float64],
+    first: NDArray[np.int64],
+    count: NDArray[np.int64],
+) -> None:
+    """Count the crossings of edges [n, 2] -> [n, 2] with the rows first .. first + count - 1, at their columns.
+
+    `flips` is the part of the picture whose first pixel is `corner` (x, y), and one column more.
+    """
+    left, top = corner
+    edge = np.repeat(np.arange(len(upper)), count)
+    row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
+    crossing = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+    column = np.clip(np.ceil(crossing - 0.5), left, left + flips.shape[1] - 1).astype(np.int64)
+    np.add.at(flips, (row - top, column - left), 1)
 
 
 def polygons_reach_outside(

@@ -43,10 +43,13 @@ class Reference:
     frame: int | None = None
 
     @classmethod
-    def of(cls, item: Dataset) -> Reference:
-        """The reference that a sequence item states."""
-        number = text(item, "ReferencedFrameNumber")
-        return cls(text(item, "ReferencedSOPInstanceUID"), int(number) if number.isdigit() else None)
+    def all_of(cls, item: Dataset) -> tuple[Reference, ...]:
+        """The references that a sequence item states: one for each frame that it names, else one to all of them."""
+        uid = text(item, "ReferencedSOPInstanceUID")
+        stated = item.get("ReferencedFrameNumber")
+        if stated is None or stated == "":
+            return (cls(uid),)
+        return tuple(cls(uid, int(number)) for number in ([stated] if isinstance(stated, (int, str)) else stated))
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +133,6 @@ class _Series:
         distance = float(away.min())
         return [self.slices[i] for i in np.flatnonzero(away < distance + SAME_PLANE_MM / 10)], distance
 
-    @cached_property
-    def members(self) -> set[CtSlice]:
-        """The slices as a set."""
-        return set(self.slices)
-
 
 @dataclass(frozen=True, eq=False)
 class _Search:
@@ -144,6 +142,15 @@ class _Search:
     candidates: Sequence[CtSlice]
     steps: Mapping[str, float | None]
     where: str
+
+    @cached_property
+    def series(self) -> dict[str, _Series]:
+        """The candidates by series."""
+        own: dict[str, list[CtSlice]] = defaultdict(list)
+        for entry in self.candidates:
+            own[entry.series_uid].append(entry)
+        whole = self.index.by_series
+        return {uid: whole[uid] if len(own[uid]) == len(whole[uid].slices) else _Series(own[uid]) for uid in own}
 
 
 def match(
@@ -280,11 +287,7 @@ def _by_reference(contour: Contour, search: _Search) -> CtSlice | None:
 
 def _by_plane(contour: Contour, search: _Search) -> CtSlice | None:
     chosen: dict[str, CtSlice] = {}
-    allowed = set(search.candidates)
-    for uid in dict.fromkeys(entry.series_uid for entry in search.candidates):
-        series = search.index.by_series[uid]
-        if not series.members <= allowed:
-            series = _Series([entry for entry in series.slices if entry in allowed])
+    for uid, series in search.series.items():
         nearest, distance = series.near(contour)
         step = search.steps[uid]
         if distance <= SAME_PLANE_MM or (step is not None and distance < BETWEEN[0] * step):

@@ -8,7 +8,8 @@ pixel spacing, and raise a dozen kinds of exception on broken files. Here every 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+LEGACY_CONVERTED_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"
+MULTI_FRAME_CT = (ENHANCED_CT, LEGACY_CONVERTED_ENHANCED_CT)
 RT_STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -41,11 +45,10 @@ PHANTOM_MANUFACTURER = "lesionaug phantom"
 
 MAX_SIDE = 4096  # pixels; the largest CT matrices are 2048
 MAX_CT_FILE_BYTES = 256 << 20
+MAX_FRAMES = 1 << 16
 
 # Objects that carry slices or margins and that this release does not read: refused by name.
 _NOT_SUPPORTED_YET = {
-    "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced (multi-frame) CT is",
-    "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced (multi-frame) CT is",
     "1.2.840.10008.5.1.4.1.1.4": "MR images are",
     "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR is",
     "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR is",
@@ -80,9 +83,8 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
         DataError: For what may hold slices or margins but is not supported yet.
     """
     sop_class = text(dataset, "SOPClassUID")
-    if sop_class == CT_IMAGE:
-        image_type = [str(part).upper() for part in (dataset.get("ImageType") or [])]
-        if "LOCALIZER" in image_type:
+    if sop_class == CT_IMAGE or sop_class in MULTI_FRAME_CT:
+        if _says_localizer(dataset, "ImageType"):
             return "a localizer, not an axial slice"
         if "Rows" not in dataset and "Columns" not in dataset and "BitsAllocated" not in dataset:
             return "a CT object without a picture"
@@ -93,7 +95,7 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
         raise DataError(
             where,
             f"{_NOT_SUPPORTED_YET[sop_class]} not supported yet",
-            "Import CT Image Storage, one file a slice, and leave this file out of the folder",
+            "Import the CT series, and leave this file out of the folder",
         )
     from pydicom.config import IGNORE
     from pydicom.uid import UID
@@ -102,6 +104,23 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
     if name == sop_class:
         raise DataError(where, "the SOP class is none that DICOM knows", EXPORT_AGAIN)
     return f"{name}, neither a CT slice nor a margin"
+
+
+def _says_localizer(dataset: Dataset, keyword: str) -> bool:
+    kind = dataset.get(keyword) or []
+    return "LOCALIZER" in [str(part).upper() for part in ([kind] if isinstance(kind, str) else kind)]
+
+
+def functional_group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
+    """A functional group of a frame (from 0): its own, else the one that all share, None where neither is there."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    for place in (*per_frame[frame : frame + 1], *shared[:1]):
+        found = place.get(keyword)
+        if found:
+            group: Dataset = found[0]
+            return group
+    return None
 
 
 def rescale(dataset: Dataset, where: str, frame: int = 0) -> tuple[float, float]:
@@ -132,17 +151,13 @@ def rescale(dataset: Dataset, where: str, frame: int = 0) -> tuple[float, float]
 
 def _rescale_places(dataset: Dataset, frame: int) -> Iterator[Dataset]:
     yield dataset
-    groups = []
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence")
-    if per_frame and frame < len(per_frame):
-        groups.append(per_frame[frame])
-    shared = dataset.get("SharedFunctionalGroupsSequence")
-    if shared:
-        groups.append(shared[0])
-    for group in groups:
-        transformation = group.get("PixelValueTransformationSequence")
-        if transformation:
-            yield transformation[0]
+    transformation = functional_group(dataset, frame, "PixelValueTransformationSequence")
+    if transformation is not None:
+        yield transformation
+
+
+def _rescale_type(dataset: Dataset, frame: int) -> str:
+    return next((kind for place in _rescale_places(dataset, frame) if (kind := text(place, "RescaleType").upper())), "")
 
 
 def pixel_spacing_mm(dataset: Dataset, where: str) -> tuple[float, float]:
@@ -163,14 +178,16 @@ def pixel_spacing_mm(dataset: Dataset, where: str) -> tuple[float, float]:
     return float(spacing[1]), float(spacing[0])
 
 
-def stored_plane(dataset: Dataset, spacing_mm: tuple[float, float], where: str) -> Plane | None:
-    """The plane of a picture as stored, None where position or orientation is missing.
+def stored_plane(
+    position_of: Dataset, orientation_of: Dataset, spacing_mm: tuple[float, float], where: str
+) -> Plane | None:
+    """The plane of a picture as stored, None where position or orientation is missing from where they are stated.
 
     Raises:
         DataError: When they are no finite numbers, or the directions are no perpendicular unit vectors.
     """
-    position = numbers(dataset, "ImagePositionPatient", 3, where, "ImagePositionPatient")
-    directions = numbers(dataset, "ImageOrientationPatient", 6, where, "ImageOrientationPatient")
+    position = numbers(position_of, "ImagePositionPatient", 3, where, "ImagePositionPatient")
+    directions = numbers(orientation_of, "ImageOrientationPatient", 6, where, "ImageOrientationPatient")
     if position is None or directions is None:
         return None
     return plane_from(position, directions, spacing_mm, where)
@@ -206,6 +223,7 @@ class CtSlice:
         spacing_mm: (s_x, s_y) of the turned picture.
         step_mm: The smaller of SpacingBetweenSlices and SliceThickness, None where neither is there.
         frame: The picture's place in a multi-frame file, from 0.
+        multi_frame: Whether the file may hold several.
         sop_uid: SOP instance UID.
         series_uid: Series instance UID.
         frame_of_reference: Frame of reference UID, '' where absent.
@@ -231,6 +249,7 @@ class CtSlice:
     notes: tuple[str, ...]
     hash: str = ""
     frame: int = 0
+    multi_frame: bool = False
     burned_in_allowed: bool = False
 
     def order(self) -> tuple[str, float, int, int]:
@@ -249,35 +268,100 @@ class CtSlice:
         Raises:
             DataError: When they cannot be read.
         """
-        dataset = read_dicom(self.source, pixels=True)
-        with reading(self.source.name):
-            hu = self.turn.apply(hounsfield(dataset, self.source.name, burned_in_allowed=self.burned_in_allowed))
+        where = self.source.name
+        with reading(where):
+            if self.multi_frame:
+                status = self.source.path.stat()
+                dataset = last_multi_frame(self.source, status.st_mtime_ns, status.st_size)
+            else:
+                dataset = read_dicom(self.source, pixels=True)
+            frame = self.frame if self.multi_frame else None
+            hu = self.turn.apply(hounsfield(dataset, where, frame, burned_in_allowed=self.burned_in_allowed))
         return Slice(self.source, hu, self.spacing_mm, self.phantom)
 
 
-def read_ct_slices(source: SourceFile, dataset: Dataset, options: ReadOptions) -> list[CtSlice]:
-    """Every slice of a CT object, none for any other object; see `read_ct_slice`."""
-    return [read_ct_slice(source, dataset, options)] if text(dataset, "SOPClassUID") == CT_IMAGE else []
+@functools.lru_cache(maxsize=1)
+def last_multi_frame(source: SourceFile, modified_ns: int, size: int) -> Dataset:
+    """A multi-frame file; the last one is kept, for many lesions lie in one file (`cache_clear` lets go of it)."""
+    return read_dicom(source, pixels=True)
 
 
-def read_ct_slice(source: SourceFile, dataset: Dataset, options: ReadOptions = ReadOptions()) -> CtSlice:  # noqa: B008
+def _nobody(done: int, total: int, text: str) -> None:
+    """Progress that nobody asked for."""
+
+
+def read_ct_slices(
+    source: SourceFile, dataset: Dataset, options: ReadOptions, step: Callable[[int, int, str], None] = _nobody
+) -> list[CtSlice]:
+    """Every slice of a CT object, one for each frame of an enhanced one; none for any other object.
+
+    Args:
+        source: The file.
+        dataset: Its whole content, from `read_dicom(source, pixels=True)`.
+        options: Which tag tells patients apart, and whose burned-in text was looked at.
+        step: Called as (done, total, text) after each frame.
+
+    Raises:
+        DataError: For the first fault found.
+    """
+    sop_class = text(dataset, "SOPClassUID")
+    if sop_class == CT_IMAGE:
+        return [read_ct_slice(source, dataset, options)]
+    if sop_class not in MULTI_FRAME_CT:
+        return []
+    with reading(source.name):
+        count = _num_frames(dataset, source.name)
+        slices = []
+        for frame in range(count):
+            kind = functional_group(dataset, frame, "CTImageFrameTypeSequence")
+            if kind is None or not _says_localizer(kind, "FrameType"):
+                slices.append(read_ct_slice(source, dataset, options, frame))
+            step(frame + 1, count, "reading slices")
+    if not slices:
+        raise DataError(source.name, "every frame is a localizer, not an axial slice", "Leave this file out")
+    return slices
+
+
+def _num_frames(dataset: Dataset, where: str) -> int:
+    """The number of frames of an enhanced object, each of which must be described."""
+    stated = text(dataset, "NumberOfFrames")
+    described = len(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+    if stated != str(described) or not 0 < described <= MAX_FRAMES:
+        raise DataError(
+            where,
+            f"NumberOfFrames must be 1 .. {MAX_FRAMES} and each frame described, "
+            f"got '{stated[:12]}' and {described} descriptions",
+            EXPORT_AGAIN,
+        )
+    return described
+
+
+def read_ct_slice(
+    source: SourceFile,
+    dataset: Dataset,
+    options: ReadOptions = ReadOptions(),  # noqa: B008
+    frame: int | None = None,
+) -> CtSlice:
     """Check everything a CT slice needs, decode its pixels once, and keep what margins are matched with.
 
     Args:
         source: The file.
         dataset: Its whole content, from `read_dicom(source, pixels=True)`.
         options: Which tag tells patients apart, and whose burned-in text was looked at.
+        frame: The frame of an enhanced CT, from 0, with its geometry and scale in functional groups; None for CT Image
+            Storage, which has them at its top level.
 
     Raises:
         DataError: For the first fault found.
     """
-    where = source.name
-    allowed = any(fnmatch.fnmatchcase(where, pattern) for pattern in options.allow_burned_in)
+    allowed = any(fnmatch.fnmatchcase(source.name, pattern) for pattern in options.allow_burned_in)
+    where = source.name if frame is None else f"{source.name} frame {frame + 1}"
     with reading(where):
-        spacing = pixel_spacing_mm(dataset, where)
-        hu = hounsfield(dataset, where, burned_in_allowed=allowed)
+        measures, position, orientation = _geometry(dataset, frame)
+        spacing = pixel_spacing_mm(measures, where)
+        hu = hounsfield(dataset, where, frame, burned_in_allowed=allowed)
         height, width = int(dataset.Rows), int(dataset.Columns)
-        plane = stored_plane(dataset, spacing, where)
+        plane = stored_plane(position, orientation, spacing, where)
         turn = Reorientation()
         notes = []
         if plane is None:
@@ -285,7 +369,7 @@ def read_ct_slice(source: SourceFile, dataset: Dataset, options: ReadOptions = R
         else:
             plane, turn = face_left_posterior(plane, height, width, where)
             spacing = plane.spacing_mm
-        if text(dataset, "RescaleType").upper() == "US":
+        if _rescale_type(dataset, frame or 0) == "US":
             notes.append("RescaleType is 'US' (unspecified); slope and intercept are taken to give HU")
         return CtSlice(
             source=source,
@@ -294,7 +378,7 @@ def read_ct_slice(source: SourceFile, dataset: Dataset, options: ReadOptions = R
             height=height,
             width=width,
             spacing_mm=spacing,
-            step_mm=_step_mm(dataset, where),
+            step_mm=_step_mm(measures, where),
             sop_uid=text(dataset, "SOPInstanceUID"),
             series_uid=text(dataset, "SeriesInstanceUID"),
             frame_of_reference=text(dataset, "FrameOfReferenceUID"),
@@ -302,8 +386,23 @@ def read_ct_slice(source: SourceFile, dataset: Dataset, options: ReadOptions = R
             phantom=text(dataset, "Manufacturer") == PHANTOM_MANUFACTURER,
             notes=tuple(notes),
             hash=picture_hash(turn.apply(hu)),
+            frame=frame or 0,
+            multi_frame=frame is not None,
             burned_in_allowed=allowed,
         )
+
+
+def _geometry(dataset: Dataset, frame: int | None) -> tuple[Dataset, Dataset, Dataset]:
+    """Where spacing, position and orientation are stated; an empty data set for what is missing."""
+    if frame is None:
+        return dataset, dataset, dataset
+    from pydicom import Dataset
+
+    measures, position, orientation = (
+        functional_group(dataset, frame, keyword) or Dataset()
+        for keyword in ("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence")
+    )
+    return measures, position, orientation
 
 
 def _step_mm(dataset: Dataset, where: str) -> float | None:
@@ -318,42 +417,48 @@ def _step_mm(dataset: Dataset, where: str) -> float | None:
     return min(steps, default=None)
 
 
-def hounsfield(dataset: Dataset, where: str, *, burned_in_allowed: bool = False) -> HuArray:
+def hounsfield(dataset: Dataset, where: str, frame: int | None = None, *, burned_in_allowed: bool = False) -> HuArray:
     """The picture in HU as stored (not turned), clipped to -1024 .. 3071, which also makes air of any padding value.
 
     MONOCHROME1 says how to display the values, not what they mean: HU are never inverted.
 
+    Args:
+        dataset: The file's content.
+        where: Named in errors.
+        frame: Of a multi-frame object, from 0; None for a file of one picture.
+        burned_in_allowed: Whether the user has looked at the text in it.
+
     Raises:
         DataError: When the pixels are lossy, coloured, burned in, too large, not decodable or without a HU scale.
     """
-    _check_pixel_format(dataset, where)
+    _check_pixel_format(dataset, where, multi_frame=frame is not None)
     if text(dataset, "BurnedInAnnotation").upper() == "YES" and not burned_in_allowed:
         raise DataError(
             where,
             "text is burned into the picture and may name the patient",
             "Export the original series; or look at the picture, and give --allow-burned-in FILE if it names nobody",
         )
-    rescale_type = text(dataset, "RescaleType").upper()
+    rescale_type = _rescale_type(dataset, frame or 0)
     if rescale_type not in ("", "HU", "US", "HU_MOD"):
         raise DataError(
             where,
             f"the rescaled values must be Hounsfield units, RescaleType is '{rescale_type[:16]}'",
             "Export CT in HU",
         )
-    slope, intercept = rescale(dataset, where)
-    stored = decode(dataset, where)
-    _check_bits(dataset, stored, where)
+    slope, intercept = rescale(dataset, where, frame or 0)
+    stored = decode(dataset, where, frame)
+    _check_bits(dataset, stored, where, frame)
     return clip_hu(stored.astype(np.float64) * slope + intercept)
 
 
-def _check_pixel_format(dataset: Dataset, where: str) -> None:
+def _check_pixel_format(dataset: Dataset, where: str, *, multi_frame: bool) -> None:
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelData"):
         if keyword not in dataset or (keyword != "PixelData" and dataset.get(keyword) is None):
             raise DataError(where, f"a CT slice needs {keyword}, this one lacks it", EXPORT_AGAIN)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
         raise DataError(where, f"Rows and Columns must be 1 .. {MAX_SIDE}, got {rows} and {columns}", EXPORT_AGAIN)
-    if len(dataset.PixelData) > MAX_CT_FILE_BYTES:
+    if len(dataset.PixelData) > MAX_CT_FILE_BYTES and not multi_frame:
         raise DataError(where, "the pixel data of one slice may have at most 256 MiB", EXPORT_AGAIN)
     samples, kind = int(dataset.get("SamplesPerPixel") or 1), text(dataset, "PhotometricInterpretation").upper()
     if samples != 1 or kind not in ("MONOCHROME1", "MONOCHROME2"):
@@ -363,7 +468,7 @@ def _check_pixel_format(dataset: Dataset, where: str) -> None:
             "Export the original series",
         )
     frames = text(dataset, "NumberOfFrames")
-    if frames not in ("", "0", "1"):
+    if frames not in ("", "0", "1") and not multi_frame:
         raise DataError(where, "several frames in one CT Image file are not supported", "Export one file a slice")
     if int(dataset.BitsAllocated) not in (8, 16, 32) or int(dataset.PixelRepresentation) not in (0, 1):
         raise DataError(where, f"BitsAllocated must be 8, 16 or 32, got {dataset.BitsAllocated}", EXPORT_AGAIN)
@@ -404,7 +509,7 @@ def decode(dataset: Dataset, where: str, frame: int | None = None, *, clear_unus
         return pixel_array(dataset, index=frame, correct_unused_bits=clear_unused_bits)
 
 
-def _check_bits(dataset: Dataset, stored: NDArray[Any], where: str) -> None:
+def _check_bits(dataset: Dataset, stored: NDArray[Any], where: str, frame: int | None) -> None:
     """Refuse a picture of another shape, and values that their own BitsStored cannot hold.
 
     The bits above BitsStored may repeat the sign or be 0; anything else is an overlay or a wrong tag, and nobody can
@@ -417,7 +522,7 @@ def _check_bits(dataset: Dataset, stored: NDArray[Any], where: str) -> None:
         raise DataError(where, f"BitsStored {bits} does not fit BitsAllocated and HighBit", EXPORT_AGAIN)
     if bits == allocated or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return
-    whole = decode(dataset, where, clear_unused_bits=False).astype(np.int64)
+    whole = decode(dataset, where, frame, clear_unused_bits=False).astype(np.int64)
     wrong = (whole != stored) & ((whole < 0) | (whole >= 1 << bits))
     if wrong.any():
         raise DataError(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from lesionaug.data.slices import Finding, Lesion, Margin, SourceFile, cut_lesion
-from lesionaug.data.sources.dicom_ct import CtSlice, read_ct_slices, why_skipped
+from lesionaug.data.sources.dicom_ct import CtSlice, last_multi_frame, read_ct_slices, why_skipped
 from lesionaug.data.sources.dicom_file import read_dicom, reading
 from lesionaug.data.sources.formats import FORMATS
 from lesionaug.data.sources.given import Given
@@ -29,10 +30,10 @@ def read_slices(source: SourceFile, shared: Given, step: Step) -> Iterator[CtSli
         if reason is not None:
             yield Finding("info", source.name, f"skipped: {reason}")
             return
-        for ct in read_ct_slices(source, dataset, shared.options):
-            yield ct
-            if ct.frame == 0:
-                yield from (Finding("warning", source.name, note) for note in ct.notes)
+        slices = read_ct_slices(source, dataset, shared.options, step)
+        yield from slices
+        for note in dict.fromkeys(note for ct in slices for note in ct.notes):
+            yield Finding("warning", source.name, note)
 
 
 def read_volume(source: SourceFile, shared: Given, step: Step) -> Iterator[Finding]:
@@ -49,12 +50,18 @@ def read_lesions(source: SourceFile, format_name: str, shared: Given, step: Step
     given = shared
     given.findings, given.step = [], step
     try:
-        for margin in FORMATS[format_name].load()(source, given):
+        folders = tuple(PurePosixPath(source.name).parts[:-1])
+        for read in FORMATS[format_name].load()(source, given):
+            margin = replace(read, also_named=(*read.also_named, *folders))
+            if given.leaves_out(margin.name, margin.also_named):
+                given.note_left_out(margin.where, margin.source, margin.number)
+                continue
             lesions = list(_cut(margin, given))
             yield [*given.findings, *lesions]
             given.findings.clear()
             step(0, 0, "drawing margins")
     finally:
+        last_multi_frame.cache_clear()
         if given.findings:
             yield list(given.findings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+MAX_POINTS = 100_000  # of one contour; the outlines of a whole slice's organs have a few thousand
+FARTHEST_MM = 1e5  # of a point from the origin of the patient's coordinates
 
 
 def read_rtstruct(source: SourceFile, given: Given) -> Iterator[Margin]:
@@ -39,10 +43,10 @@ def read_rtstruct(source: SourceFile, given: Given) -> Iterator[Margin]:
     dataset = read_dicom(source, pixels=False)
     with reading(source.name):
         patient = given.options.patient_of(dataset)
-        rois = {int(roi.ROINumber): roi for roi in dataset.get("StructureSetROISequence") or []}
-        contours = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or []}
+        rois = _by_number(dataset, "StructureSetROISequence", "ROINumber", source, findings)
+        contours = _by_number(dataset, "ROIContourSequence", "ReferencedROINumber", source, findings)
         series = _referenced_series(dataset)
-    if not rois:
+    if not dataset.get("StructureSetROISequence"):
         findings.append(
             Finding("warning", source.name, "the structure set holds no ROI", "Draw the margins, then export it again")
         )
@@ -87,6 +91,36 @@ def read_rtstruct(source: SourceFile, given: Given) -> Iterator[Margin]:
         )
 
 
+def _by_number(
+    dataset: Dataset, sequence: str, keyword: str, source: SourceFile, findings: list[Finding]
+) -> dict[int, Dataset]:
+    """The items of a sequence by their ROI number; one without a number of its own is a fault, the others go on."""
+    found: dict[int, list[Dataset]] = defaultdict(list)
+    for place, item in enumerate(dataset.get(sequence) or [], 1):
+        element = item.get_item(keyword)
+        written = element.value if element is not None else ""
+        written = written.decode("ascii", "replace") if isinstance(written, bytes) else str(written)
+        if re.fullmatch(r"\s*[+-]?\d{1,10}[\s\0]*", written):
+            found[int(written.strip(" \0"))].append(item)
+        else:
+            rule = f"{keyword} must be a whole number, item {place} has '{written[:16]}'"
+            findings.append(Finding("error", source.name, rule, "Export the structure set again"))
+    for number in [number for number, items in found.items() if len(items) > 1]:
+        rule = f"{keyword} {number} is given to {len(found.pop(number))} items, so nobody can tell their contours apart"
+        findings.append(
+            Finding(
+                "error",
+                f"{source.name} ROI {number}",
+                rule,
+                "Export the structure set again",
+                "ROI number given twice",
+                source,
+                number,
+            )
+        )
+    return {number: items[0] for number, items in found.items()}
+
+
 def _referenced_series(dataset: Dataset) -> set[str]:
     """The series that the structure set says it was drawn on; empty where it does not say."""
     return {
@@ -107,7 +141,8 @@ def _contours(item: Dataset | None, where: str, findings: list[Finding]) -> list
             other[kind or "(no type)"] += 1
             continue
         images = contour.get("ContourImageSequence") or []
-        found.append(Contour(_points(contour, where), tuple(Reference.of(image) for image in images)))
+        references = tuple(reference for image in images for reference in Reference.all_of(image))
+        found.append(Contour(_points(contour, where), references))
     if other:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items()))
         findings.append(Finding("warning", where, f"only closed contours are margins; passed over: {kinds}", ""))
@@ -131,6 +166,13 @@ def _points(contour: Dataset, where: str) -> NDArray[np.float64]:
         raise MarginRefused(
             where,
             "a closed contour must be at least three points of three finite numbers",
+            "Export the structure set again",
+            "broken contour data",
+        )
+    if values.size // 3 > MAX_POINTS or float(np.abs(values).max()) > FARTHEST_MM:
+        raise MarginRefused(
+            where,
+            f"a contour may have {MAX_POINTS} points, none more than {FARTHEST_MM / 1000:g} m away",
             "Export the structure set again",
             "broken contour data",
         )

@@ -24,7 +24,14 @@ from lesionaug.data.slices import (
     face_left_posterior,
 )
 from lesionaug.data.sources.contours import Reference, check_patient
-from lesionaug.data.sources.dicom_ct import MAX_SIDE, PHANTOM_MANUFACTURER, CtSlice, decode, plane_from
+from lesionaug.data.sources.dicom_ct import (
+    MAX_SIDE,
+    PHANTOM_MANUFACTURER,
+    CtSlice,
+    decode,
+    functional_group,
+    plane_from,
+)
 from lesionaug.data.sources.dicom_file import numbers, read_dicom, reading, text
 from lesionaug.data.sources.given import Given
 from lesionaug.errors import DataError
@@ -77,11 +84,11 @@ def read_segmentation(source: SourceFile, given: Given) -> Iterator[Margin]:
             for segment in dataset.get("SegmentSequence") or []
             if int(segment.SegmentNumber) != 0 and not _is_background(segment)
         }
-        frames = _frames(dataset, kind, where)
+        frames = _frames(dataset, kind, where, given)
         frame_of_reference = text(dataset, "FrameOfReferenceUID")
         series = {text(item, "SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or []}
         phantom = text(dataset, "Manufacturer") == PHANTOM_MANUFACTURER
-        candidates = given.index.in_frame(frame_of_reference, series)
+        candidates = _Candidates(given.index.in_frame(frame_of_reference, series))
     for number, (label, codes) in segments.items():
         with_label = f"{where} segment {number} '{label}'"
         if given.leaves_out(label, codes):
@@ -122,16 +129,22 @@ def _codes(segment: Dataset) -> tuple[str, ...]:
     return tuple(name for name in names if name.strip(":"))
 
 
-def _group(dataset: Dataset, index: int, keyword: str) -> Any:
-    """A functional group of a frame: its own, else the shared one; None where neither is there."""
-    for place in (dataset.PerFrameFunctionalGroupsSequence[index], (dataset.SharedFunctionalGroupsSequence or [{}])[0]):
-        found = place.get(keyword)
-        if found:
-            return found[0]
-    return None
+class _Candidates:
+    """Slices that a frame without a usable reference may lie on, found by depth."""
+
+    def __init__(self, slices: list[CtSlice]) -> None:
+        self.slices = slices
+        planes = [entry.plane for entry in slices if entry.plane is not None]
+        self._positions = np.array([plane.position for plane in planes]).reshape(-1, 3)
+        self._normals = np.array([plane.normal for plane in planes]).reshape(-1, 3)
+
+    def at(self, frame: _Frame) -> list[CtSlice]:
+        """Those at the frame's depth."""
+        away = np.abs(((frame.plane.position - self._positions) * self._normals).sum(axis=1))
+        return [self.slices[i] for i in np.flatnonzero(away <= SAME_PLANE_MM)]
 
 
-def _frames(dataset: Dataset, kind: str, where: str) -> list[_Frame]:
+def _frames(dataset: Dataset, kind: str, where: str, given: Given) -> list[_Frame]:
     """Every frame with its turned plane.
 
     Raises:
@@ -144,8 +157,9 @@ def _frames(dataset: Dataset, kind: str, where: str) -> list[_Frame]:
         raise DataError(where, f"{count} frames are stated but not described", "Export the segmentation again")
     frames = []
     for index in range(count):
+        given.step(index, count, "reading frames")
         position_of, orientation_of, measures = (
-            _group(dataset, index, keyword)
+            functional_group(dataset, index, keyword)
             for keyword in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
         )
         if position_of is None or orientation_of is None or measures is None:
@@ -163,13 +177,16 @@ def _frames(dataset: Dataset, kind: str, where: str) -> list[_Frame]:
         plane, turn = face_left_posterior(stored, height, width, where)
         segment = None
         if kind != "LABELMAP":
-            identification = _group(dataset, index, "SegmentIdentificationSequence")
+            identification = functional_group(dataset, index, "SegmentIdentificationSequence")
             if identification is None:
                 raise DataError(where, f"frame {index + 1} names no segment", "Export the segmentation again")
             segment = int(identification.ReferencedSegmentNumber)
         derivations = dataset.PerFrameFunctionalGroupsSequence[index].get("DerivationImageSequence") or []
         references = tuple(
-            Reference.of(image) for derivation in derivations for image in derivation.get("SourceImageSequence") or []
+            reference
+            for derivation in derivations
+            for image in derivation.get("SourceImageSequence") or []
+            for reference in Reference.all_of(image)
         )
         frames.append(_Frame(index, plane, turn, height, width, segment, references))
     return frames
@@ -180,13 +197,13 @@ def _place(
     kind: str,
     number: int,
     frames: list[_Frame],
-    candidates: list[CtSlice],
+    candidates: _Candidates,
     patient: str,
     where: str,
     given: Given,
 ) -> tuple[list[MarginOnSlice], int]:
     """The masks of one segment on the slices present, and how many of its frames lie on none."""
-    if not candidates and not any(given.index.referenced(frame.references) for frame in frames):
+    if not candidates.slices and not any(given.index.referenced(frame.references) for frame in frames):
         raise MarginRefused(
             where,
             "the segmentation matches no CT slice here, neither by frame of reference nor by SOP instance UID",
@@ -196,8 +213,9 @@ def _place(
     masks: dict[CtSlice, MarginOnSlice] = {}
     missing = 0
     for frame in frames:
+        given.step(0, 0, "drawing margins")
         named = [s for s in given.index.referenced(frame.references) if s.plane is not None and _same_depth(frame, s)]
-        here = named or [s for s in candidates if _same_depth(frame, s)]
+        here = named or candidates.at(frame)
         if not here:
             missing += 1
             continue
