@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hmac
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -223,8 +222,9 @@ def test_labels_by_name(cohort, tmp_path):
     assert report.class_counts == {"cyst": (2, 2)}
     assert report.num_skipped == 2
     found = errors(check_source(cohort, ImportOptions(label_map=("cyst*=cyst",))))
-    assert len(found) == 2
-    assert "'Met 2' is not in the map; found here: 'CYST', 'Cyst_1', 'Met 2', 'met'" in found[0]
+    assert len(found) == 1
+    names = "'CYST' (1), 'Cyst_1' (1), 'Met 2' (1), 'met' (1)"
+    assert f"no rule for 'Met 2' (1), 'met' (1); found here: {names}" in found[0]
 
 
 @pytest.mark.parametrize("written", ["cyst", "=cyst", "a=", "a=b\x07", f"a={'x' * 65}"])
@@ -337,18 +337,14 @@ def test_what_is_found(tmp_path):
     folder.mkdir()
     with pytest.raises(DataError, match="nothing here"):
         find_source(folder)
-    for name, content, words in (
-        ("coco.json", {"images": [], "annotations": []}, "COCO"),
-        ("labelme.json", {"shapes": [], "imagePath": "x"}, "LabelMe"),
-    ):
-        (folder / name).write_text(json.dumps(content))
+    for name, words in (("a.nrrd", "NRRD"), ("b.zip", "archive")):
+        (folder / name).write_bytes(b"whatever")
         with pytest.raises(DataError, match=words):
             find_source(folder)
         with pytest.raises(DataError, match=words):
             find_source(folder / name)
-    (folder / "DL_info.csv").write_text("File_name,Bounding_boxes\n")
     (folder / "x.nii.gz").write_bytes(b"")
-    with pytest.raises(DataError, match=r"COCO.*DeepLesion.*LabelMe.*NIfTI"):
+    with pytest.raises(DataError, match=r"NRRD.*NIfTI.*archive"):
         find_source(folder)
     series(folder)
     assert find_source(folder).slices

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lesionaug.data.labels import LabelFile, LabelMap, assign_labels
+from lesionaug.data.labels import LabelMap, LesionTerms, assign_labels, holds_terms, read_labels
 from lesionaug.data.options import ImportOptions, Progress
 from lesionaug.data.patients import Aliases
 from lesionaug.data.slices import Finding, Lesion
@@ -55,7 +55,7 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
     Raises:
         ConfigError: For options that contradict each other.
     """
-    if options.labels is not None and options.label_map:
+    if options.labels is not None and options.label_map and not holds_terms(options.labels):
         raise ConfigError("--labels, --label-map", "give one of the two, not both", "Put the classes into one of them")
     if options.hu_offset is not None and not math.isfinite(options.hu_offset):
         raise ConfigError("--hu-offset", "must be a finite number", "For example -32768")
@@ -65,7 +65,7 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
     if options.labels is not None:
         collected.findings = [f for f in collected.findings if f.where != _name_here(source, options.labels)]
         try:
-            label_file = LabelFile.read(options.labels)
+            label_file = read_labels(options.labels, label_map)
         except DataError as error:
             _fail(collected, error)
     aliases = Aliases({})
@@ -75,6 +75,10 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
         except DataError as error:
             _fail(collected, error)
     given = Given(options=options.for_readers(label_map), files=source.files)
+    if isinstance(label_file, LesionTerms):
+        if source.formats != ("deeplesion",):
+            raise ConfigError(f"--labels {label_file.name}", "LesaNet's labels are for DeepLesion", "Give a CSV")
+        given.options = replace(given.options, only_keys=frozenset(label_file.labels))
     slices = _read_slices(source, given, collected, guard, on_step)
     _read_margins(source, slices, given, aliases, collected, guard, on_step)
     _refuse_shared_pictures(slices, aliases, collected)

@@ -40,6 +40,12 @@ FORMATS = {
     for entry in (
         Format("rtstruct", "DICOM structure set", "rtstruct:read_rtstruct", on_dicom=True),
         Format("seg", "DICOM segmentation", "segmentation:read_segmentation", on_dicom=True),
+        Format("sr", "DICOM structured report", "structured_report:read_structured_report", on_dicom=True),
+        Format("aim", "AIM annotations (XML)", "aim:read_aim", on_dicom=True),
+        Format("slicer", "3D Slicer markups", "slicer:read_slicer", on_dicom=True),
         Format("table", "table of margins (CSV)", "tables:read_table", on_dicom=False),
+        Format("coco", "COCO annotations", "coco:read_coco", on_dicom=False),
+        Format("labelme", "LabelMe annotations", "labelme:read_labelme", on_dicom=False),
+        Format("deeplesion", "DeepLesion's table", "deeplesion:read_deeplesion", on_dicom=False),
     )
 }

@@ -33,6 +33,7 @@ class ReadOptions:
         allow_burned_in: Files, by name or pattern relative to the source, whose burned-in text was looked at.
         patient_by: DICOM keyword or table column that tells patients apart, None for PatientID or patient_id.
         label_map: NAME=CLASS.
+        only_keys: The margins that have a class, by key, where a label file names few of many (DeepLesion); else None.
         pictures_table: Facts about pictures by name: patient, spacing, offset.
     """
 
@@ -45,6 +46,7 @@ class ReadOptions:
     allow_burned_in: tuple[str, ...] = ()
     patient_by: str | None = None
     label_map: LabelMap = field(default_factory=lambda: LabelMap(()))
+    only_keys: frozenset[str] | None = None
     pictures_table: Path | None = None
 
     def patient_of(self, dataset: Dataset) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 
 from lesionaug.data.csv_files import heading
 from lesionaug.data.slices import SourceFile
+from lesionaug.data.sources import aim, slicer, structured_report
+from lesionaug.data.sources.deeplesion import is_deeplesion_table
 from lesionaug.data.sources.dicom_ct import LABEL_MAP_SEGMENTATION, RT_STRUCTURE_SET, SEGMENTATION
-from lesionaug.data.sources.dicom_file import is_dicom, reading
+from lesionaug.data.sources.dicom_file import is_dicom, read_meta, reading, text
 from lesionaug.data.sources.nifti import SUFFIXES
 from lesionaug.data.sources.tables import is_polygon_table
+from lesionaug.data.sources.xml_files import root_names
 from lesionaug.errors import DataError
 
 SLICES = "slices"  # DICOM that may hold CT slices; reading it tells
@@ -21,7 +24,12 @@ UNKNOWN = ""
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", ".dcm30")
 
-_MARGIN_CLASSES = {RT_STRUCTURE_SET: "rtstruct", SEGMENTATION: "seg", LABEL_MAP_SEGMENTATION: "seg"}
+_MARGIN_CLASSES = {
+    RT_STRUCTURE_SET: "rtstruct",
+    SEGMENTATION: "seg",
+    LABEL_MAP_SEGMENTATION: "seg",
+    **dict.fromkeys(structured_report.SOP_CLASSES, "sr"),
+}
 _MOST_JSON_BYTES = 256 << 20
 
 
@@ -59,22 +67,22 @@ def recognise(source: SourceFile) -> Recognised:
         return Recognised(UNKNOWN, "an archive (unpack it)")
     if name.endswith(".csv"):
         return _csv(source)
+    if name.endswith(slicer.SUFFIX):
+        return Recognised("slicer")  # also when it is broken: reading it will say how
     if name.endswith(".json"):
         return _json(source)
-    if name.endswith(".xml") and b"ImageAnnotation" in head:
-        return Recognised(UNKNOWN, "AIM annotations")
+    if name.endswith(".xml"):
+        named = root_names(head)
+        return Recognised("aim" if named & set(aim.ROOTS) or (not named and b"ImageAnnotation" in head) else UNKNOWN)
     return Recognised(UNKNOWN)
 
 
 def _dicom(source: SourceFile) -> Recognised:
-    import pydicom
-
     if source.path.name.upper() == "DICOMDIR":
         return Recognised(UNKNOWN)  # an index of the files beside it, which are read themselves
     try:
-        with reading(source.name):
-            meta = pydicom.filereader.read_file_meta_info(source.path)
-            return Recognised(_MARGIN_CLASSES.get(str(meta.get("MediaStorageSOPClassUID", "")), SLICES))
+        sop_class = text(read_meta(source), "MediaStorageSOPClassUID")
+        return Recognised(_MARGIN_CLASSES.get(sop_class, SLICES))
     except DataError:
         return Recognised(SLICES)  # reading it whole will say what is wrong
 
@@ -85,18 +93,20 @@ def _csv(source: SourceFile) -> Recognised:
         return Recognised("table")
     if {"patient_id", "label"} <= columns:
         return Recognised(LABELS)
-    if {"file_name", "bounding_boxes"} <= columns:
-        return Recognised(UNKNOWN, "DeepLesion tables")
+    if is_deeplesion_table(columns):
+        return Recognised("deeplesion")
     return Recognised(UNKNOWN)
 
 
 def _json(source: SourceFile) -> Recognised:
     content = read_json_object(source)
     if {"images", "annotations"} <= content.keys():
-        return Recognised(UNKNOWN, "COCO annotations")
+        return Recognised("coco")
     if {"shapes", "imagePath"} <= content.keys():
-        return Recognised(UNKNOWN, "LabelMe annotations")
-    return Recognised(UNKNOWN, "3D Slicer markups" if "markups" in content else "")
+        return Recognised("labelme")
+    if {"term_list", "train_lesion_idxs"} <= content.keys():
+        return Recognised(LABELS)
+    return Recognised("slicer" if "markups" in content else UNKNOWN)
 
 
 def read_json_object(source: SourceFile) -> dict[str, Any]:
