@@ -275,7 +275,7 @@ def test_what_is_neither_slice_nor_margin_is_skipped_or_refused_by_name():
     for uid, words in (("1.2.840.10008.5.1.4.1.1.88.33", "SR"), ("1.2.840.10008.5.1.4.1.1.7", "Secondary Capture")):
         ds.SOPClassUID = uid
         assert words in str(why_skipped(ds, "a"))
-    for uid, words in (("1.2.840.10008.5.1.4.1.1.2.1", "Enhanced"), ("1.2.840.10008.5.1.4.1.1.4", "MR")):
+    for uid, words in (("1.2.840.10008.5.1.4.1.1.20", "nuclear"), ("1.2.840.10008.5.1.4.1.1.4", "MR")):
         ds.SOPClassUID = uid
         with pytest.raises(DataError, match=words):
             why_skipped(ds, "a")

@@ -21,7 +21,6 @@ from lesionaug.errors import DataError, LesionaugError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-    from pydicom.dataset import FileMetaDataset
 
 MAX_FILE_BYTES = 2 << 30
 
@@ -32,7 +31,15 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 # hundredth, and a bomb to a thousandth.
 _MAX_INFLATED_BYTES = 64 << 20
 _MAX_INFLATION = 100
-_META_START = 144  # preamble, DICM, and the element that holds the length of what follows
+_MOST_INFLATED_BYTES = 512 << 20
+# Elements at the top level; real files have a few hundred, those with a scanner's private groups a thousand.
+_MAX_ELEMENTS = 20_000
+# Reads that parsing may take, two or three for an element or item: real files need 100,000 for a MiB of short elements
+# and 20,000 for a MiB of contours. A million empty items would take a minute.
+_MAX_READS = 100_000
+_MAX_READS_PER_MIB = 40_000
+_META_START = 132
+_MOST_META_BYTES = 64 << 10
 _PIXEL_DATA = 0x7FE00010
 
 
@@ -61,14 +68,51 @@ def is_dicom(head: bytes) -> bool:
     return len(head) >= 132 and head[128:132] == b"DICM"
 
 
+class _Content(io.BytesIO):
+    """A file's content for pydicom, which neither counts what it parses nor notices a value that is cut short.
+
+    From memory, so that a length that lies cannot make the reader reserve gigabytes.
+
+    Attributes:
+        fault: What was found; pydicom hides some exceptions within others, so it is kept.
+    """
+
+    # Sizes of reads that may end early: of a header, where the file ends, and of a search for a delimiter.
+    _MAY_END = (1, 8, 1024 * 8)
+
+    def __init__(self, content: bytes, where: str, file_size: int) -> None:
+        super().__init__(content)
+        self.fault: DataError | None = None
+        self._where = where
+        self._left = _MAX_READS + _MAX_READS_PER_MIB * file_size // (1 << 20)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self._left -= 1
+        if self._left < 0:
+            self.fault = DataError(
+                self._where, "it has more elements and items than any real file of its size", EXPORT_AGAIN
+            )
+        elif size is not None and len(found) < size and size not in self._MAY_END and (found or size > 4):
+            self.fault = DataError(
+                self._where,
+                f"the file is cut short or a length in it is wrong: an element of {size} bytes has {len(found)}",
+                EXPORT_AGAIN,
+            )
+        if self.fault is not None:
+            raise self.fault
+        return found
+
+
 def read_dicom(source: SourceFile, *, pixels: bool, where: str | None = None) -> Dataset:
     """Read a DICOM file into memory; with `pixels` off the pixel data are left out.
 
-    Raises:
-        DataError: When it is no readable DICOM file, is too large, or inflates to more than any real file does.
-    """
-    import pydicom
+    A SOP class UID that was emptied (some anonymisers do) is taken from the file's meta information, which states it
+    too.
 
+    Raises:
+        DataError: When it is no readable DICOM file, is cut short, too large, or inflates to more than any real file.
+    """
     where = where or source.name
     with reading(where):
         if source.path.stat().st_size > MAX_FILE_BYTES:
@@ -77,12 +121,15 @@ def read_dicom(source: SourceFile, *, pixels: bool, where: str | None = None) ->
         if not is_dicom(content[:132]):
             what = "is empty" if not content else "lacks the 'DICM' mark at byte 128"
             raise DataError(where, f"this is no DICOM file: it {what}", EXPORT_AGAIN)
-        # From memory, so that a length that lies cannot make the reader reserve gigabytes.
-        meta = pydicom.filereader.read_partial(io.BytesIO(content), stop_when=lambda *_: True).file_meta
-        if str(meta.get("TransferSyntaxUID", "")) == _DEFLATED:
-            dataset = _read_deflated(content, meta, pixels, where)
-        else:
-            dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=not pixels)
+        stream = _Content(content, where, len(content))
+        try:
+            dataset = _parse(stream, content, pixels, where)
+        except Exception:
+            if stream.fault is not None:
+                raise stream.fault from None
+            raise
+        if "SOPClassUID" in dataset and not text(dataset, "SOPClassUID"):
+            dataset.SOPClassUID = text(dataset.file_meta, "MediaStorageSOPClassUID")
         if not text(dataset, "SOPClassUID"):
             raise DataError(
                 where,
@@ -92,31 +139,77 @@ def read_dicom(source: SourceFile, *, pixels: bool, where: str | None = None) ->
         return dataset
 
 
-def _read_deflated(content: bytes, meta: FileMetaDataset, pixels: bool, where: str) -> Dataset:
-    """Read a file in the deflated transfer syntax, inflated here within bounds (64 kB can inflate to gigabytes)."""
-    from pydicom.dataset import FileDataset
+def read_meta(source: SourceFile) -> Dataset:
+    """The meta information at the start of a DICOM file.
+
+    Raises:
+        DataError: When it cannot be read.
+    """
+    with reading(source.name), source.path.open("rb") as stream:
+        head = stream.read(_MOST_META_BYTES)
+        return _meta(_Content(head, source.name, len(head)))
+
+
+def _meta(stream: _Content) -> Dataset:
+    """The meta information, always explicit and little endian; the stream then stands at its end."""
     from pydicom.filereader import read_dataset
+    from pydicom.tag import BaseTag
+
+    def beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
+        return tag >> 16 != 2
+
+    stream.seek(_META_START)
+    return read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=beyond)
+
+
+def _parse(stream: _Content, content: bytes, pixels: bool, where: str) -> Dataset:
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.filereader import read_dataset, read_partial
     from pydicom.tag import BaseTag
     from pydicom.uid import ExplicitVRLittleEndian
 
-    length = meta.get("FileMetaInformationGroupLength")
-    start = _META_START + int(length) if length is not None else 0
-    if not _META_START < start < len(content):
-        raise DataError(where, "the file does not say where its deflated part begins", EXPORT_AGAIN)
-    most = max(_MAX_INFLATED_BYTES, _MAX_INFLATION * len(content))
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = inflater.decompress(content[start:], most)
-    if inflater.unconsumed_tail:
-        raise DataError(where, f"its {len(content) >> 10} KiB inflate to more than {most >> 20} MiB", EXPORT_AGAIN)
-    if not inflater.eof:
-        raise DataError(where, "the deflated part is cut short", EXPORT_AGAIN)
+    num_elements = 0
 
-    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        nonlocal num_elements
+        num_elements += 1
+        if num_elements > _MAX_ELEMENTS:
+            raise DataError(where, f"a file may have at most {_MAX_ELEMENTS} elements at its top level", EXPORT_AGAIN)
         return not pixels and tag == _PIXEL_DATA
 
-    inner = read_dataset(io.BytesIO(inflated), is_implicit_VR=False, is_little_endian=True, stop_when=at_pixels)
+    meta = _meta(stream)
+    if text(meta, "TransferSyntaxUID") != _DEFLATED:
+        stream.seek(0)
+        dataset = read_partial(stream, stop_when=stop)
+        dataset.buffer = None  # the content is not needed twice
+        return dataset
+    inflated = _Content(_inflate(content[stream.tell() :], where), where, len(content))
+    try:
+        inner = read_dataset(inflated, is_implicit_VR=False, is_little_endian=True, stop_when=stop)
+    except Exception:
+        if inflated.fault is not None:
+            raise inflated.fault from None
+        raise
     meta.TransferSyntaxUID = ExplicitVRLittleEndian  # what the inflated content is
-    return FileDataset(io.BytesIO(), inner, file_meta=meta, is_implicit_VR=False, is_little_endian=True)
+    return FileDataset(
+        io.BytesIO(), inner, file_meta=FileMetaDataset(meta), is_implicit_VR=False, is_little_endian=True
+    )
+
+
+def _inflate(deflated: bytes, where: str) -> bytes:
+    """The content of a file in the deflated transfer syntax, within bounds (64 kB can inflate to gigabytes)."""
+    most = min(max(_MAX_INFLATED_BYTES, _MAX_INFLATION * len(deflated)), _MOST_INFLATED_BYTES)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = inflater.decompress(deflated, most)
+    except zlib.error:
+        rule = "its transfer syntax says that it is deflated, and it cannot be inflated"
+        raise DataError(where, rule, EXPORT_AGAIN) from None
+    if inflater.unconsumed_tail:
+        raise DataError(where, f"its {len(deflated) >> 10} KiB inflate to more than {most >> 20} MiB", EXPORT_AGAIN)
+    if not inflater.eof:
+        raise DataError(where, "the deflated part is cut short", EXPORT_AGAIN)
+    return inflated
 
 
 def text(dataset: Dataset, keyword: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from lesionaug.data.slices import Finding, Lesion, Margin, SourceFile, cut_lesion
 from lesionaug.data.sources.dicom_ct import CtSlice, last_multi_frame, read_ct_slices, why_skipped
-from lesionaug.data.sources.dicom_file import read_dicom, reading
+from lesionaug.data.sources.dicom_file import EXPORT_AGAIN, read_dicom, reading
 from lesionaug.data.sources.formats import FORMATS
 from lesionaug.data.sources.given import Given
 from lesionaug.data.sources.guard import Step
@@ -31,6 +31,9 @@ def read_slices(source: SourceFile, shared: Given, step: Step) -> Iterator[CtSli
             yield Finding("info", source.name, f"skipped: {reason}")
             return
         slices = read_ct_slices(source, dataset, shared.options, step)
+        if not slices:  # it says at its start that it is none of the margins that are read as such
+            rule = "it states one SOP class in its meta information and another in its content"
+            raise DataError(source.name, rule, EXPORT_AGAIN)
         yield from slices
         for note in dict.fromkeys(note for ct in slices for note in ct.notes):
             yield Finding("warning", source.name, note)
