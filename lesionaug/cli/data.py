@@ -58,7 +58,7 @@ def import_(
         hu_offset: Added to the values of PNG images to give HU, for example -32768.
         spacing: ROW,COLUMN in mm, of pictures that do not say it themselves, for example 0.8,0.8.
         pictures: CSV with facts about pictures that their files lack: image, patient_id, row_spacing_mm,
-            col_spacing_mm, hu_offset.
+            col_spacing_mm, hu_offset; hu_image for the picture with HU where margins were drawn on a windowed copy.
         image: The NIfTI image of a mask that is imported by itself.
         every_slice: One lesion for every slice of a margin instead of its largest only.
         pixel_edge: Integers in a table of polygons mean pixel edges instead of pixel centres.

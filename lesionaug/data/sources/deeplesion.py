@@ -101,13 +101,9 @@ def read_deeplesion(source: SourceFile, given: Given) -> Iterator[Margin]:
             left_out["without their picture here"] += 1
             continue
         try:
-            picture = given.pictures.get(
-                path,
-                at,
-                spacing_mm=row.spacing_mm,
-                patient=row.patient,
-                hu_offset=HU_OFFSET if given.options.hu_offset is None else given.options.hu_offset,
-            )
+            stated = (given.options.hu_offset, given.pictures.facts(path).hu_offset)
+            offset = HU_OFFSET if stated == (None, None) else None
+            picture = given.pictures.get(path, at, spacing_mm=row.spacing_mm, patient=row.patient, hu_offset=offset)
             ellipse = recist_ellipse(np.array(row.ends) - (1.0 if from_one else 0.0), at)
             entry = picture.draw([ellipse], "pixel_centre", at, findings)
             if entry is None:

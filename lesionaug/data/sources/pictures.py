@@ -89,15 +89,16 @@ class PictureFacts:
     spacing_mm: tuple[float, float] | None = None
     hu_offset: float | None = None
 
+    hu_image: str = ""
 
 _NOTHING = PictureFacts()
 _ROW_SPACING = ("row_spacing_mm", "spacing_row_mm")
 _COLUMN_SPACING = ("col_spacing_mm", "spacing_col_mm")
-_FACTS = ("image", "patient_id", *_ROW_SPACING, *_COLUMN_SPACING, "hu_offset")
+_FACTS = ("image", "patient_id", *_ROW_SPACING, *_COLUMN_SPACING, "hu_offset", "hu_image")
 
 
 def read_pictures_table(path: Path) -> dict[str, tuple[int, PictureFacts]]:
-    """The rows of a table of pictures: `image`, and any of patient_id, row_spacing_mm, col_spacing_mm, hu_offset.
+    """The rows of a table of pictures: `image`, and any of patient_id, spacings, hu_offset, hu_image.
 
     Returns:
         Line and facts by what the column `image` says.
@@ -137,6 +138,7 @@ def _facts_of(cells: dict[str, str], where: str) -> PictureFacts:
         ),
         hu_offset=_number(offset, "hu_offset", -1e6, 1e6, where) if offset else None,
     )
+        hu_image=cells.get("hu_image") or "",
 
 
 def _number(cell: str, name: str, least: float, most: float, where: str) -> float:
@@ -214,6 +216,33 @@ class Pictures:
         return self._facts.get(path.resolve(), _NOTHING)
 
     def get(
+    def _with_hu(self, name: str, hu_image: str) -> Path:
+        """The picture that stands for a windowed copy, as the table of pictures says."""
+        table = self._given.options.pictures_table
+        assert table is not None
+        found = _named_by(hu_image, table, self._given.files)
+        if len(found) != 1:
+            rule = (
+                f"the hu_image of the table of pictures may be any of {len(found)} files"
+                if found
+                else ("the hu_image of the table of pictures is not in the source")
+            )
+            raise DataError(name, rule, "Write its path relative to the source")
+        return found[0]
+
+    def _check_copy(self, path: Path, picture: Picture, name: str) -> None:
+        """Refuse a windowed copy of another size than the picture that stands for it."""
+        from PIL import Image
+
+        with reading(name), Image.open(path, formats=["PNG", "JPEG", "TIFF", "BMP"]) as copy:
+            if copy.size != picture.stored_shape[::-1]:
+                raise DataError(
+                    name,
+                    f"the image has {copy.size[1]} x {copy.size[0]} pixels (rows x columns), "
+                    f"its hu_image {picture.stored_shape[0]} x {picture.stored_shape[1]}",
+                    "Margins drawn on a resized copy do not fit; name the picture of its size",
+                )
+
         self,
         path: Path,
         name: str,
@@ -241,8 +270,11 @@ class Pictures:
         stated, spacing_mm = spacing_mm, spacing_mm or facts.spacing_mm
         hu_offset = facts.hu_offset if hu_offset is None else hu_offset
         key = (path, slice_index, spacing_mm, hu_offset)
+        copy, path = path, self._with_hu(name, facts.hu_image) if facts.hu_image else path
         picture = self._kept.pop(key, None) or self._read(path, name, slice_index, spacing_mm, hu_offset)
         self._kept[key] = picture
+        if facts.hu_image:
+            self._check_copy(copy, picture, name)
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         for spacing in (stated, facts.spacing_mm):
@@ -293,7 +325,8 @@ class Pictures:
         raise DataError(
             name,
             "images of a table must be 16-bit PNG, NIfTI or DICOM CT",
-            "JPEG and 8-bit pictures have lost their HU; export one of these",
+            "JPEG and 8-bit pictures have lost their HU; export one of these, or name it in the column hu_image of "
+            "--pictures",
         )
 
     def _dicom(self, source: SourceFile, name: str, slice_index: int | None) -> Picture:
@@ -368,7 +401,7 @@ def read_png_values(source: SourceFile, name: str) -> NDArray[np.float64]:
             raise DataError(
                 name,
                 f"a PNG must be 16-bit grey, this one is '{picture.mode}': windowed 8-bit pictures have lost their HU",
-                "Export HU as 16-bit PNG, or use DICOM or NIfTI",
+                "Export HU as 16-bit PNG, use DICOM or NIfTI, or name one in the column hu_image of --pictures",
             )
         return np.array(picture, dtype=np.float64)
 
