@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -189,17 +192,80 @@ def test_negative_values_without_sign_extension_are_read(tmp_path):
     assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, hu)
 
 
-def test_lossy_and_deflated_syntaxes_are_refused_before_decoding(tmp_path):
+def test_lossy_syntaxes_are_refused_before_decoding(tmp_path):
     ds = ct_dataset(hu_picture())
     ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     ds.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x04\0\0\0abcd"
     ds["PixelData"].is_undefined_length = True
     with pytest.raises(DataError, match="with loss"):
         read(write(ds, tmp_path / "lossy.dcm"))
-    ds = ct_dataset(hu_picture())
-    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
-    with pytest.raises(DataError, match="deflated"):
-        read(write(ds, tmp_path / "deflated.dcm"))
+
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+
+
+def deflated(content: bytes) -> bytes:
+    """A file in the deflated transfer syntax."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    meta = element(0x00020002, b"UI", b"1.2.840.10008.5.1.4.1.1.2\0") + element(0x00020010, b"UI", DEFLATED + b"\0")
+    return bytes(128) + b"DICM" + meta + packer.compress(content) + packer.flush()
+
+
+def content_of(ds: Dataset) -> bytes:
+    """What follows the meta information; the image type is the first element."""
+    stream = io.BytesIO()
+    ds.save_as(stream)
+    return stream.getvalue()[stream.getvalue().index(b"\x08\0\x08\0CS") :]
+
+
+def test_a_deflated_file_gives_the_same_picture(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(deflated(content_of(ct_dataset(hu_picture(2)))))
+    assert np.array_equal(read(tmp_path / "a.dcm").load().hu, hu_picture(2))
+    ds = ct_dataset(hu_picture(2))
+    ds.file_meta.TransferSyntaxUID = DEFLATED.decode()  # and as pydicom writes it
+    ds.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    assert np.array_equal(read(tmp_path / "b.dcm").load().hu, hu_picture(2))
+    (tmp_path / "c.dcm").write_bytes((tmp_path / "b.dcm").read_bytes()[:-200])
+    with pytest.raises(DataError, match="cut short"):
+        read(tmp_path / "c.dcm")
+
+
+def element(tag: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
+    """An explicit little-endian element; `length` may lie."""
+    length = len(value) if length is None else length
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr
+    return (
+        head
+        + struct.pack(
+            "<HI" if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT") else "<H",
+            *((0, length) if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT") else (length,)),
+        )
+        + value
+    )
+
+
+ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param(element(0x7FE00010, b"OW", bytes(200 << 20)), "inflate to more than 64 MiB", id="zeros"),
+        pytest.param(element(0x7FE00010, b"OW", bytes(60 << 20)), "SOP class", id="just-under"),
+        pytest.param(
+            b"".join(element(0x00091000 + n, b"SH", b"") for n in range(60000)) * 8, "elements", id="elements"
+        ),
+        pytest.param(element(0x00081140, b"SQ", ITEM * 7_000_000, 0xFFFFFFFF), "elements and items", id="items"),
+    ],
+)
+def test_a_small_file_that_inflates_to_much_is_refused_in_seconds(tmp_path, content, words):
+    (tmp_path / "a.dcm").write_bytes(deflated(content))
+    assert (tmp_path / "a.dcm").stat().st_size < 2 << 20
+    started = time.process_time()
+    with pytest.raises(DataError, match=words):
+        read(tmp_path / "a.dcm")
+    assert time.process_time() - started < 5
 
 
 def test_a_missing_codec_is_named_with_its_pip_line(tmp_path, monkeypatch):
