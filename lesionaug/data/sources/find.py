@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,8 @@ from lesionaug.data.slices import Finding, SourceFile
 from lesionaug.data.sources.formats import FORMATS
 from lesionaug.data.sources.guard import Guard, Job, Step
 from lesionaug.data.sources.jobs import recognise_file
+from lesionaug.data.sources.nifti_masks import looks_like_mask
+from lesionaug.data.sources.nifti_pairs import pair_volumes, role_of
 from lesionaug.data.sources.recognise import LABELS, SLICES, VOLUME, Recognised
 from lesionaug.errors import DataError
 
@@ -91,9 +94,16 @@ def find_source(
             if kind != format_name
         ]
         margins = [(file, kind) for file, kind in margins if kind == format_name]
+    volumes = tuple(file for file, kind in kinds.items() if kind.kind == VOLUME)
+    if volumes and format_name in (None, "nifti"):
+        masks, notes = _nifti_masks(volumes, guard, on_step)
+        if not margins:
+            margins, findings = [(file, "nifti") for file in masks], findings + notes
+        elif masks:
+            rule = f"{FORMATS['nifti'].title}: not read, nor are {len(masks) - 1} others, for other margins are here"
+            findings.append(Finding("info", masks[0].name, rule, "--format nifti reads them"))
     _refuse_several(root, margins)
     slices = tuple(file for file, kind in kinds.items() if kind.kind == SLICES)
-    volumes = tuple(file for file, kind in kinds.items() if kind.kind == VOLUME)
     unread = [(file, kind.not_read) for file, kind in kinds.items() if kind.not_read]
     if not margins and not slices:
         unread += [(file, "NIfTI without a mask or a table") for file in volumes[:1]]
@@ -142,6 +152,8 @@ def _find_in_file(
         return FoundSource(root, tuple(files), ((source, kind.kind),), slices, findings=tuple(findings))
     if kind.kind == SLICES:
         return FoundSource(root, (source,), slices=(source,), alone=True)
+    if kind.kind == VOLUME and (format_name == "nifti" or _is_mask(source, files, guard, on_step)):
+        return FoundSource(root, tuple(files), ((source, "nifti"),), findings=tuple(findings))
     if kind.kind == VOLUME:
         return FoundSource(root, tuple(files), volumes=(source,), alone=True)
     what = kind.not_read or (
@@ -150,6 +162,43 @@ def _find_in_file(
         else "a file of no known kind"
     )
     raise DataError(given.name, f"not supported: {what}", SUPPORTED)
+
+
+def _nifti_masks(volumes: Sequence[SourceFile], guard: Guard, on_step: Step) -> tuple[list[SourceFile], list[Finding]]:
+    """The masks among NIfTI volumes, by name; where a folder holds two and names do not tell, by what they hold."""
+    pairs = pair_volumes(volumes)
+    masks = [*pairs.images, *pairs.ambiguous, *pairs.alone]
+    unused = set(pairs.unused)
+    for folder in dict.fromkeys(file.path.parent for file in pairs.unused):
+        here = [file for file in volumes if file.path.parent == folder]
+        if len(here) != 2 or not unused.issuperset(here):
+            continue
+        looks = [_looks(file, guard, on_step) for file in here]
+        if None not in looks and looks[0] != looks[1] and looks[0][:1] == looks[1][:1]:  # type: ignore[index]
+            masks += [file for file, look in zip(here, looks, strict=True) if look is not None and look[1]]
+            unused.difference_update(here)
+    notes = [
+        Finding("info", file.name, "NIfTI without a mask by its name: not read", "See docs/import.md for the names")
+        for file in sorted(unused, key=lambda file: file.number)
+    ]
+    return sorted(masks, key=lambda file: file.number), notes
+
+
+def _is_mask(source: SourceFile, files: Sequence[SourceFile], guard: Guard, on_step: Step) -> bool:
+    """Whether a NIfTI volume that stands alone is a mask."""
+    pairs = pair_volumes(files)
+    if source in pairs.images or source in pairs.ambiguous or source in pairs.alone:
+        return True
+    if source in pairs.images.values() or role_of(source) == "image":
+        return False
+    look = _looks(source, guard, on_step)
+    return look is not None and look[1]
+
+
+def _looks(file: SourceFile, guard: Guard, on_step: Step) -> tuple[tuple[int, int, int], bool] | None:
+    """Shape of a volume and whether it holds what masks hold, None where it cannot be read."""
+    (outcome,) = guard.run([Job(file.name, looks_like_mask, (file,), file.size)], on_step, "looking at files")
+    return outcome.results[0] if outcome.results else None
 
 
 def _refuse_several(root: Path, margins: list[tuple[SourceFile, str]]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import math
-from dataclasses import dataclass
+import struct
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +18,16 @@ from lesionaug.data.sources.dicom_ct import MAX_SIDE
 from lesionaug.data.sources.dicom_file import reading
 from lesionaug.errors import DataError
 
-MAX_VOXELS = 1 << 31
+MAX_VOXELS = 1 << 30  # 1024 x 1024 x 1024
+MAX_BYTES = 5 << 30
+# The header's extensions, which nobody needs and whose length is the file's word, end before the voxels begin.
+MAX_HEADER_BYTES = 16 << 20
 # A volume that is not stored slice by slice has to be read whole to take one axial slice out of it.
 MAX_WHOLE_BYTES = 512 << 20
 
 SUFFIXES = (".nii", ".nii.gz")
+
+_KEPT_SLICES = 32  # read slices kept for margins that share them
 
 _LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI counts to the right and the front of the patient, DICOM to the other sides
 
@@ -34,6 +42,8 @@ class NiftiVolume:
         shape: Of its three axes; a fourth axis of length 1 is dropped.
         affine: float64 [4, 4], from voxel indices to mm in NIfTI's axes (RAS).
         axes: The array axes that run along columns (x), rows (y) and across slices (z) of its axial slices.
+        voxels: The stored values, read when they are indexed.
+        scale: (slope, intercept) from stored values to HU.
     """
 
     source: SourceFile
@@ -41,11 +51,29 @@ class NiftiVolume:
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
     axes: tuple[int, int, int]
-    _image: Any
+    voxels: Any = field(repr=False)
+    scale: tuple[float, float] = (1.0, 0.0)
+    _kept: OrderedDict[int, Slice] = field(default_factory=OrderedDict, repr=False)
 
     @classmethod
-    def open(cls, source: SourceFile, where: str | None = None) -> NiftiVolume:
-        """Read and check the header; no pixels yet.
+    def open(
+        cls,
+        source: SourceFile,
+        where: str | None = None,
+        *,
+        spacing_mm: tuple[float, float] | None = None,
+        trust_voxels: bool = False,
+        affine: NDArray[np.float64] | None = None,
+    ) -> NiftiVolume:
+        """Read and check the header; no voxels yet.
+
+        Args:
+            source: The file.
+            where: How errors name it.
+            spacing_mm: (s_x, s_y) for a file that does not know it.
+            trust_voxels: Take a file that does not know its orientation as it is stored: the first index runs to the
+                patient's left, the second to the back.
+            affine: float64 [4, 4] in place of the file's own, for a mask that is used voxel by voxel.
 
         Raises:
             DataError: For anything that is not one volume with a true affine and axial slices.
@@ -54,28 +82,40 @@ class NiftiVolume:
 
         where = where or source.name
         with reading(where):
-            with source.path.open("rb") as stream:
-                head = stream.read(64)
-            if head.startswith(b"version https://git-lfs"):
-                raise DataError(where, "this is a Git LFS pointer, not the image itself", "Run git lfs pull")
-            if not head:
-                raise DataError(where, "the file is empty", "Copy it again")
-            image: Any = nibabel.load(source.path, keep_file_open=True)
+            _check_start(source, where)
+            image: Any = nibabel.load(source.path)
+            proxy: Any = image.dataobj
             if not isinstance(image, nibabel.Nifti1Image):
                 raise DataError(where, "the file is no NIfTI volume", "Save it as .nii or .nii.gz")
             shape = tuple(int(n) for n in image.shape)
             while len(shape) > 3 and shape[-1] == 1:
                 shape = shape[:-1]
-            if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
-                rule = f"a NIfTI image must have three axes and at most 2^31 voxels, this one is {image.shape}"
-                raise DataError(where, rule, "Save one 3-D volume")
-            if cls._dtype(image).kind not in "iuf":
+            stored: np.dtype[Any] = np.dtype(proxy.dtype)
+            if stored.kind not in "iuf":
                 raise DataError(where, "a NIfTI image must hold numbers, one a voxel", "Save the CT in HU")
-            affine = _checked_affine(image, where)
+            if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
+                rule = f"a NIfTI image must have three axes and at most 2^30 voxels, this one is {image.shape}"
+                raise DataError(where, rule, "Save one 3-D volume")
+            if math.prod(shape) * stored.itemsize > MAX_BYTES:
+                raise DataError(where, "a NIfTI image may have at most 5 GiB of voxels", "Save it as int16")
+            if max(shape) > MAX_SIDE:
+                raise DataError(where, f"an image may have at most {MAX_SIDE} pixels a side", "Crop it")
+            if affine is None:
+                affine = _trusted_affine(image, spacing_mm, where) if trust_voxels else _checked_affine(image, where)
+            slope, inter = float(proxy.slope), float(proxy.inter)
+            if not (math.isfinite(inter) and 0 < abs(slope) < math.inf):
+                raise DataError(where, "scl_slope and scl_inter must be finite, the slope not 0", "Save the CT in HU")
+            unscaled: Any = nibabel.arrayproxy.ArrayProxy
+            voxels = unscaled(
+                source.path,
+                (shape, stored, proxy.offset, 1.0, 0.0),
+                mmap=False,
+                keep_file_open=True,
+            )
         directions = _LPS @ affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         across = int(np.abs(directions[2]).argmax())
         x, y = (axis for axis in range(3) if axis != across)
-        return cls(source, where, (shape[0], shape[1], shape[2]), affine, (x, y, across), image)
+        return cls(source, where, (shape[0], shape[1], shape[2]), affine, (x, y, across), voxels, (slope, inter))
 
     @property
     def num_slices(self) -> int:
@@ -88,13 +128,15 @@ class NiftiVolume:
         return self.shape[self.axes[1]], self.shape[self.axes[0]]
 
     @property
+    def spacing_mm(self) -> tuple[float, float]:
+        """(s_x, s_y) of an axial slice before it is turned."""
+        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(lengths[self.axes[0]]), float(lengths[self.axes[1]])
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """As stored."""
-        return self._dtype(self._image)
-
-    @staticmethod
-    def _dtype(image: Any) -> np.dtype[Any]:
-        stored: np.dtype[Any] = np.dtype(image.dataobj.dtype)
+        stored: np.dtype[Any] = self.voxels.dtype
         return stored
 
     @cached_property
@@ -124,18 +166,31 @@ class NiftiVolume:
         )
         return face_left_posterior(stored, *self.stored_shape, self.where)
 
+    def stored(self, index: int, axis: int) -> NDArray[Any]:
+        """A plane of stored values across an axis, the other axes in their order; fastest in ascending order.
+
+        Raises:
+            DataError: When it cannot be read.
+        """
+        with reading(self.where):
+            if axis == 2:
+                plane: NDArray[Any] = np.asarray(self.voxels[:, :, index])
+            else:
+                plane = np.take(self._whole, index, axis=axis)
+            return plane
+
+    def scaled(self, stored: NDArray[Any]) -> NDArray[np.float64]:
+        """Stored values in the units of the volume."""
+        slope, inter = self.scale
+        return stored.astype(np.float64) * slope + inter
+
     def read(self, index: int) -> NDArray[np.float64]:
         """The values of an axial slice as stored, float64 [height, width]; fastest in ascending order.
 
         Raises:
             DataError: When it cannot be read.
         """
-        with reading(self.where):
-            if self.axes[2] == 2:
-                values = np.asarray(self._image.dataobj[:, :, index], dtype=np.float64)
-            else:
-                values = np.take(self._whole, index, axis=self.axes[2]).astype(np.float64)
-            return values.reshape(values.shape[:2]).T  # [y, x]
+        return self.scaled(self.stored(index, self.axes[2])).T  # [y, x]
 
     @cached_property
     def _whole(self) -> NDArray[Any]:
@@ -145,7 +200,7 @@ class NiftiVolume:
                 "a volume of more than 512 MiB must be stored with its axial slices along the last axis",
                 "Save it again with nibabel.as_closest_canonical",
             )
-        whole: NDArray[Any] = np.asanyarray(self._image.dataobj).reshape(self.shape)
+        whole: NDArray[Any] = np.asarray(self.voxels)
         return whole
 
     def slice(self, index: int) -> NiftiSlice:
@@ -177,11 +232,142 @@ class NiftiSlice:
         Raises:
             DataError: When it cannot be read, or holds NaN or infinity.
         """
+        kept = self.volume._kept
+        if self.index not in kept:
+            kept[self.index] = self._read()
+            if len(kept) > _KEPT_SLICES:
+                kept.popitem(last=False)
+        return kept[self.index]
+
+    def _read(self) -> Slice:
         values = self.volume.read(self.index)
         if not np.isfinite(values).all():
             raise DataError(self.volume.where, f"slice {self.index} holds NaN or infinity", "Save the CT in HU")
         plane = self.volume.plane(self.index)
         return Slice(self.source, self.volume.turn.apply(clip_hu(values)), plane.spacing_mm)
+
+
+# A mask's grid may be this far from its image's, in voxels: rounding of the headers, which hold 32-bit numbers.
+SAME_VOXEL = 1e-3
+
+
+@dataclass(frozen=True)
+class GridMap:
+    """How a mask's voxels lie on an image's.
+
+    Attributes:
+        axes: The mask's axis along each axis of the image.
+        flips: Whether it runs the other way.
+        away: How far a voxel of the mask is from the image's at most, in voxels.
+    """
+
+    axes: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+    away: float = 0.0
+
+    def plane(self, mask: NiftiVolume, index: int, axes: tuple[int, int, int]) -> NDArray[Any]:
+        """A plane of the mask's stored values as the image has them.
+
+        Args:
+            mask: The mask.
+            index: Along the mask's own axis.
+            axes: The image's axes (x, y, across).
+
+        Returns:
+            [image axis y, image axis x].
+        """
+        x, y, across = axes
+        plane = mask.stored(index, self.axes[across])
+        if self.axes[x] < self.axes[y]:
+            plane = plane.T
+        if self.flips[y]:
+            plane = plane[::-1]
+        return plane[:, ::-1] if self.flips[x] else plane
+
+
+def map_grid(mask: NiftiVolume, image: NiftiVolume, *, trust_voxels: bool = False) -> GridMap:
+    """How a mask's voxels lie on its image's: the same grid, or the same in another order of axes.
+
+    Args:
+        mask: The mask.
+        image: Its image.
+        trust_voxels: Take two of one shape as one grid, whatever their affines say.
+
+    Raises:
+        DataError: When they are two grids.
+    """
+    same_shape = mask.shape == image.shape
+    if trust_voxels and same_shape:
+        return GridMap()
+    to_image = np.linalg.inv(image.affine) @ mask.affine
+    axes = [int(axis) for axis in np.abs(to_image[:3, :3]).argmax(axis=1)]
+    if sorted(axes) != [0, 1, 2] or any(mask.shape[axes[i]] != image.shape[i] for i in range(3)):
+        raise DataError(
+            mask.where,
+            f"a mask must have the shape of its image, got {mask.shape} and {image.shape} of {image.where}",
+            "Export the mask on the grid of the image, or name the right image with --image",
+        )
+    flips = [bool(to_image[i, axis] < 0) for i, axis in enumerate(axes)]
+    corners = np.array([(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)]) * (np.array(mask.shape) - 1)
+    meant = corners[:, axes].astype(np.float64)
+    for i in range(3):
+        if flips[i]:
+            meant[:, i] = image.shape[i] - 1 - meant[:, i]
+    away = float(np.abs(corners @ to_image[:3, :3].T + to_image[:3, 3] - meant).max())
+    if away > SAME_VOXEL:
+        trust = "; or give --trust-voxels if it was drawn voxel by voxel on this image" if same_shape else ""
+        raise DataError(
+            mask.where,
+            f"a mask must lie on the grid of its image, this one is up to {away:.3g} voxels away from {image.where}",
+            f"Export the mask on the grid of the image, or name the right image with --image{trust}",
+        )
+    return GridMap((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]), away)
+
+
+def _check_start(source: SourceFile, where: str) -> None:
+    """Refuse what is no NIfTI by its first bytes, and a header that claims an absurd length.
+
+    Raises:
+        DataError: With what it is instead.
+    """
+    with source.path.open("rb") as stream:
+        head = stream.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise DataError(where, "this is a Git LFS pointer, not the image itself", "Run git lfs pull")
+    if not head:
+        raise DataError(where, "the file is empty", "Copy it again")
+    opened = gzip.open if head.startswith(b"\x1f\x8b") else open
+    with opened(source.path, "rb") as stream:
+        header = stream.read(540)
+    for order in "<>":
+        size = struct.unpack(f"{order}i", header[:4])[0] if len(header) >= 348 else 0
+        if size == 348:
+            begins = struct.unpack(f"{order}f", header[108:112])[0]
+        elif size == 540 and len(header) == 540:
+            begins = struct.unpack(f"{order}q", header[168:176])[0]
+        else:
+            continue
+        if not 0 <= begins <= MAX_HEADER_BYTES:
+            raise DataError(where, "the header claims to be longer than any real one", "Save the volume again")
+        return
+    raise DataError(where, "the file is no NIfTI volume or is cut short", "Save it as .nii or .nii.gz")
+
+
+def _trusted_affine(image: Any, spacing_mm: tuple[float, float] | None, where: str) -> NDArray[np.float64]:
+    """The affine of an image that is used whatever it says: its own where it is one, else the grid as stored."""
+    try:
+        return _checked_affine(image, where)
+    except DataError as error:
+        if spacing_mm is None:
+            raise DataError(
+                where, f"{error.rule}, so the spacing is not known either", "Give it with --spacing ROW,COLUMN"
+            ) from error
+        return np.diag([-spacing_mm[0], -spacing_mm[1], 1.0, 1.0])
+
+
+def _is_placeholder(affine: NDArray[np.float64]) -> bool:
+    """Whether an affine is what writers put where they know nothing: 1 mm and the origin at the first voxel."""
+    return bool(np.allclose(np.abs(affine), np.eye(4), atol=1e-6))
 
 
 def _checked_affine(image: Any, where: str) -> NDArray[np.float64]:
@@ -190,6 +376,13 @@ def _checked_affine(image: Any, where: str) -> NDArray[np.float64]:
             where, "the NIfTI header does not say how it is oriented (qform and sform codes are 0)", "Save its affine"
         )
     affine = np.asarray(image.affine, dtype=np.float64)
+    if _is_placeholder(affine):
+        raise DataError(
+            where,
+            "the affine is the identity, so orientation and spacing are not known",
+            "Save the image with its true affine; or give --trust-voxels and --spacing ROW,COLUMN if the first index "
+            "runs to the patient's left and the second to the back",
+        )
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or bool((lengths < 1e-9).any()):
         raise DataError(where, "the NIfTI affine is singular or not finite", "Save the image with its true affine")
@@ -199,6 +392,4 @@ def _checked_affine(image: Any, where: str) -> NDArray[np.float64]:
         raise DataError(
             where, f"voxels must be 0.01 .. 50 mm, the affine says {lengths.round(4)}", "Correct the affine"
         )
-    if max(image.shape) > MAX_SIDE:
-        raise DataError(where, f"an image may have at most {MAX_SIDE} pixels a side", "Crop it")
     return affine

@@ -28,7 +28,7 @@ from lesionaug.data.slices import (
 )
 from lesionaug.data.sources.dicom_ct import CT_IMAGE, MAX_SIDE, read_ct_slices, why_skipped
 from lesionaug.data.sources.dicom_file import is_dicom, read_dicom, reading, text
-from lesionaug.data.sources.nifti import SUFFIXES, NiftiVolume
+from lesionaug.data.sources.nifti import SUFFIXES, NiftiVolume, map_grid
 from lesionaug.errors import DataError
 
 if TYPE_CHECKING:
@@ -83,13 +83,14 @@ class PictureFacts:
         patient: Trimmed and casefolded, '' where it does not say.
         spacing_mm: (s_x, s_y), None where it does not say.
         hu_offset: Added to the values to give HU, None where it does not say.
+        hu_image: The picture of the same slice that has HU, where margins were drawn on a windowed copy; else ''.
     """
 
     patient: str = ""
     spacing_mm: tuple[float, float] | None = None
     hu_offset: float | None = None
-
     hu_image: str = ""
+
 
 _NOTHING = PictureFacts()
 _ROW_SPACING = ("row_spacing_mm", "spacing_row_mm")
@@ -137,8 +138,8 @@ def _facts_of(cells: dict[str, str], where: str) -> PictureFacts:
             else None
         ),
         hu_offset=_number(offset, "hu_offset", -1e6, 1e6, where) if offset else None,
-    )
         hu_image=cells.get("hu_image") or "",
+    )
 
 
 def _number(cell: str, name: str, least: float, most: float, where: str) -> float:
@@ -186,7 +187,7 @@ class Pictures:
     def __init__(self, given: Given) -> None:
         self._given = given
         self._kept: OrderedDict[_Key, Picture] = OrderedDict()
-        self._volumes: OrderedDict[Path, NiftiVolume] = OrderedDict()
+        self._volumes: OrderedDict[tuple[Path, bool], NiftiVolume] = OrderedDict()
         self._noted: set[Path] = set()
 
     @cached_property
@@ -215,7 +216,6 @@ class Pictures:
         """
         return self._facts.get(path.resolve(), _NOTHING)
 
-    def get(
     def _with_hu(self, name: str, hu_image: str) -> Path:
         """The picture that stands for a windowed copy, as the table of pictures says."""
         table = self._given.options.pictures_table
@@ -243,6 +243,7 @@ class Pictures:
                     "Margins drawn on a resized copy do not fit; name the picture of its size",
                 )
 
+    def get(
         self,
         path: Path,
         name: str,
@@ -269,12 +270,12 @@ class Pictures:
         facts = self.facts(path)
         stated, spacing_mm = spacing_mm, spacing_mm or facts.spacing_mm
         hu_offset = facts.hu_offset if hu_offset is None else hu_offset
-        key = (path, slice_index, spacing_mm, hu_offset)
         copy, path = path, self._with_hu(name, facts.hu_image) if facts.hu_image else path
+        key = (path, slice_index, spacing_mm, hu_offset)
         picture = self._kept.pop(key, None) or self._read(path, name, slice_index, spacing_mm, hu_offset)
-        self._kept[key] = picture
         if facts.hu_image:
             self._check_copy(copy, picture, name)
+        self._kept[key] = picture
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         for spacing in (stated, facts.spacing_mm):
@@ -365,11 +366,25 @@ class Pictures:
         spacing = plane.spacing_mm[::-1] if volume.turn.transpose else plane.spacing_mm
         return Picture(loaded, volume.turn, volume.stored_shape, (spacing[0], spacing[1]))
 
-    def volume(self, source: SourceFile, name: str) -> NiftiVolume:
-        """A NIfTI volume; the last few stay open, so that slices in ascending order are read in one pass."""
-        volume = self._volumes.pop(source.path, None) or NiftiVolume.open(source, name)
-        self._volumes[source.path] = volume
-        if len(self._volumes) > 2:
+    def volume(self, source: SourceFile, name: str, *, as_mask: bool = False) -> NiftiVolume:
+        """A NIfTI volume; the last few stay open, so that slices in ascending order are read in one pass.
+
+        Args:
+            source: The file.
+            name: How errors name it.
+            as_mask: It is used voxel by voxel, whatever its header says of its place.
+        """
+        key = (source.path, as_mask)
+        volume = self._volumes.pop(key, None)
+        if volume is None:
+            options = self._given.options
+            affine = np.diag([-1.0, -1.0, 1.0, 1.0]) if as_mask else None
+            spacing = self.facts(source.path).spacing_mm or options.spacing_mm
+            volume = NiftiVolume.open(
+                source, name, spacing_mm=spacing, trust_voxels=options.trust_voxels, affine=affine
+            )
+        self._volumes[key] = volume
+        if len(self._volumes) > 4:
             self._volumes.popitem(last=False)
         return volume
 
@@ -406,8 +421,17 @@ def read_png_values(source: SourceFile, name: str) -> NDArray[np.float64]:
         return np.array(picture, dtype=np.float64)
 
 
-def read_mask(path: Path, name: str, slice_index: int | None, given: Given) -> NDArray[np.bool_]:
+def read_mask(
+    path: Path, name: str, slice_index: int | None, given: Given, image: Path | None = None
+) -> NDArray[np.bool_]:
     """A mask picture (PNG of any grey depth, or a slice of a NIfTI volume), bool [height, width]: above 0 is inside.
+
+    Args:
+        path: Of the mask.
+        name: What the margin calls it, for errors.
+        slice_index: From 0 along the last axis, for a NIfTI volume.
+        given: Options and pictures.
+        image: The picture it was drawn on: two NIfTI volumes must have one grid.
 
     Raises:
         DataError: For anything else.
@@ -420,8 +444,17 @@ def read_mask(path: Path, name: str, slice_index: int | None, given: Given) -> N
     if path.name.lower().endswith(SUFFIXES):
         if slice_index is None:
             raise DataError(name, "a NIfTI mask needs the slice column", "Add the index along the third axis, from 0")
-        volume = given.pictures.volume(source, name)
-        values = volume.read(volume.slice(slice_index).index)
+        of_volume = image is not None and image.name.lower().endswith(SUFFIXES) and not given.options.trust_voxels
+        volume = given.pictures.volume(source, name, as_mask=not of_volume)
+        if not 0 <= slice_index < volume.shape[2]:
+            raise DataError(name, f"slice must be 0 .. {volume.shape[2] - 1}, got {slice_index}", "Correct the cell")
+        if of_volume and image is not None:
+            grid = map_grid(volume, given.pictures.volume(given.file_of(image), image.name))
+            if grid.axes != (0, 1, 2) or any(grid.flips):
+                raise DataError(
+                    name, "the axes of a mask must run as those of its image do", "Save both in one orientation"
+                )
+        values = volume.scaled(volume.stored(slice_index, 2)).T
     else:
         with reading(name), Image.open(path, formats=["PNG"]) as picture:
             if max(picture.size) > MAX_SIDE or picture.mode not in ("1", "L", "P", "I;16", "I;16B", "I;16L", "I"):

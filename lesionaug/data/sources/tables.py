@@ -224,7 +224,7 @@ def _draw(rows: list[Row], folder: Path, given: Given, where: str) -> list[Margi
 
 
 def _mask(row: Row, folder: Path, picture: Picture, given: Given) -> NDArray[np.bool_]:
-    mask = read_mask(folder / row.mask, row.mask, row.slice_index, given)
+    mask = read_mask(folder / row.mask, row.mask, row.slice_index, given, folder / row.image)
     if mask.shape != picture.stored_shape:
         raise DataError(
             row.mask,
