@@ -68,16 +68,26 @@ def figure_svg(figure: Figure) -> str:
     return stream.getvalue()
 
 
-def confusion_figure(panels: Sequence[ConfusionPanel], *, kind: str, note: str = "") -> Figure:
+def confusion_figure(
+    panels: Sequence[ConfusionPanel],
+    *,
+    kind: str,
+    note: str = "",
+    columns: int | None = None,
+    predicted: str = "predicted",
+) -> Figure:
     """Confusion matrices side by side: counts and row percentages, rows true, columns predicted.
 
     Args:
         panels: The matrices; those of the paper are drawn in grey.
         kind: Kind of the data, for the banner.
         note: A line below.
+        columns: Matrices in a row; None chooses.
+        predicted: What the columns are.
     """
     with drawing_style():
-        columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
+        if columns is None:
+            columns = 2 if len(panels) == 4 else min(3, max(1, len(panels)))
         rows = max(1, math.ceil(len(panels) / columns))
         cells = max((len(panel.classes) for panel in panels), default=3)
         side = max(2.9, 0.75 * cells + 0.9)
@@ -86,12 +96,12 @@ def confusion_figure(panels: Sequence[ConfusionPanel], *, kind: str, note: str =
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         for panel, axis in zip(panels, axes, strict=False):
-            _draw_confusion(axis, panel)
+            _draw_confusion(axis, panel, predicted)
         figure.supxlabel(banner(kind) + (f"\n{note}" if note else ""), fontsize=8, weight="bold")
     return figure
 
 
-def _draw_confusion(axis: Axes, panel: ConfusionPanel) -> None:
+def _draw_confusion(axis: Axes, panel: ConfusionPanel, predicted: str) -> None:
     counts = np.asarray(panel.counts, dtype=np.float64)
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
@@ -113,7 +123,7 @@ def _draw_confusion(axis: Axes, panel: ConfusionPanel) -> None:
     axis.set_yticks(np.arange(n + 1) - 0.5, minor=True)
     axis.grid(which="minor", color="white", linewidth=1.5)
     axis.tick_params(which="minor", length=0)
-    axis.set(xlabel="predicted", ylabel="true")
+    axis.set(xlabel=predicted, ylabel="true")
     axis.set_title(panel.title, fontsize=9, color="#555555" if panel.reference else "black")
 
 
