@@ -26,7 +26,7 @@ def build_app() -> cyclopts.App:
         raise EnvironmentProblem(
             "lesionaug", f"the command line needs {error.name}", 'Install it with: pip install "lesionaug[full]"'
         ) from error
-    from lesionaug.cli import augment, bench, data, demo, doctor, gan, phantom, report, run
+    from lesionaug.cli import augment, bench, data, demo, doctor, gan, phantom, report, run, study
 
     app = cyclopts.App(
         name="lesionaug",
@@ -34,7 +34,7 @@ def build_app() -> cyclopts.App:
         default_parameter=cyclopts.Parameter(negative=()),  # no --empty-... or --no-... beside every option
         help="Augment lesion ROIs and carry out the experiment of Frid-Adar et al. 2018, from CT slices to a report.",
     )
-    for module in (demo, phantom, data, augment, run, report, gan, doctor, bench):
+    for module in (demo, phantom, data, augment, run, report, gan, study, doctor, bench):
         module.register(app)
     return app
 

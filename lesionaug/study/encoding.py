@@ -1,0 +1,168 @@
+"""Whether real and synthetic images can be told apart by how their numbers are written, which no reader looks at.
+
+What a picture shows is not asked here, only traces of resizing and rounding: grey values that never occur, neighbours
+that are equal too often, even and odd values, pixels at the ends of the window. A small logistic regression on these
+is cross-validated, and its accuracy compared with that under shuffled origins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lesionaug.study.files import LARGEST_VALUE
+
+EDGE_LEVELS = 2  # at each end of the window these are one: a tanh never quite gets to where clipped HU are
+SIGNIFICANT = 0.05
+_FOLDS, _PERMUTATIONS, _STEPS, _RIDGE = 5, 499, 6, 1.0
+_Levels = npt.NDArray[np.int64]
+
+STATISTICS = (
+    "odd values",
+    "values 1 of 4",
+    "values 2 of 4",
+    "values that never occur",
+    "equal neighbours",
+    "pixels at the lower end",
+    "pixels at the upper end",
+)
+
+
+@dataclass(frozen=True)
+class EncodingCheck:
+    """What a classifier makes of traces of the encoding.
+
+    Attributes:
+        balanced_accuracy: Cross-validated; 0.5 is chance.
+        p_value: Share of shuffled origins that give at least as much.
+        auc: Of each statistic alone; 0.5 is chance, above it synthetic images have more.
+    """
+
+    balanced_accuracy: float
+    p_value: float
+    auc: Mapping[str, float]
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence where origins can be told, else None. One study in twenty gets it by chance."""
+        if self.p_value >= SIGNIFICANT or self.balanced_accuracy <= 0.5:
+            return None
+        worst = sorted(self.auc, key=lambda name: -abs(self.auc[name] - 0.5))[:2]
+        return (
+            f"real and synthetic images can be told apart by their encoding alone (balanced accuracy "
+            f"{self.balanced_accuracy:.2f}, p = {self.p_value:.3f}), most by "
+            + " and ".join(f"{name} (AUC {self.auc[name]:.2f})" for name in worst)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "balanced_accuracy": self.balanced_accuracy,
+            "p_value": self.p_value,
+            "num_permutations": _PERMUTATIONS,
+            "auc": dict(self.auc),
+            "warning": self.warning,
+        }
+
+
+def num_levels(window_hu: tuple[float, float]) -> int:
+    """Steps of the pixels of a study: one HU each, where that is 8 to 10 bits."""
+    return min(max(round(window_hu[1] - window_hu[0]) + 1, 256), 1024)
+
+
+def quantise(images: npt.NDArray[np.floating[Any]], levels: int) -> npt.NDArray[np.uint16]:
+    """Write images as a study shows them, real and synthetic alike.
+
+    Args:
+        images: In (0, 1), the range of the window.
+        levels: See `num_levels`.
+
+    Returns:
+        uint16 of the same shape, 0 .. 65535 linear over the window, on `levels` equal steps less those at its ends.
+    """
+    steps = np.rint(np.asarray(images, dtype=np.float64) * (levels - 1))
+    steps = np.clip(steps, EDGE_LEVELS, levels - 1 - EDGE_LEVELS)
+    return np.rint(steps * (LARGEST_VALUE / (levels - 1))).astype(np.uint16)
+
+
+def encoding_check(images: npt.NDArray[np.uint16], synthetic: npt.NDArray[np.bool_], levels: int) -> EncodingCheck:
+    """Try to tell synthetic images by traces of their encoding.
+
+    Args:
+        images: [N, S, S], of `quantise`.
+        synthetic: [N], both kinds must occur.
+        levels: Of the quantisation.
+    """
+    steps = np.rint(images.astype(np.float64) * ((levels - 1) / LARGEST_VALUE)).astype(np.int64)
+    table = np.array([_statistics(image, levels) for image in steps])
+    auc = {name: _auc(table[:, i], synthetic) for i, name in enumerate(STATISTICS)}
+    spread = table.std(axis=0)
+    table = (table - table.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    table = np.column_stack([table, np.ones(len(table))])
+    draws = np.random.default_rng(0)
+    found = _balanced_accuracy(table, synthetic, draws)
+    chance = [_balanced_accuracy(table, draws.permutation(synthetic), draws) for _ in range(_PERMUTATIONS)]
+    p_value = (1 + sum(value >= found for value in chance)) / (1 + _PERMUTATIONS)
+    return EncodingCheck(found, p_value, auc)
+
+
+def _statistics(image: _Levels, levels: int) -> list[float]:
+    """The numbers of `STATISTICS`, each made so that contrast, sharpness and texture hardly move it."""
+    low, high = EDGE_LEVELS, levels - 1 - EDGE_LEVELS
+    inside = image[(image > low) & (image < high)]
+    bits = np.bincount(inside % 4, minlength=4) / max(len(inside), 1)
+    # In the middle of the histogram every step has many pixels, unless the rounding leaves it out.
+    missing = 0.0
+    if len(inside):
+        first, last = (int(value) for value in np.percentile(inside, (20, 80)))
+        middle = inside[(inside >= first) & (inside <= last)]
+        missing = 1 - len(np.unique(middle)) / (last - first + 1)
+    # Differences of 0 are half as frequent as those of 1 and -1 together, however large differences are.
+    equal = one_apart = 0
+    for axis in (0, 1):
+        part = np.moveaxis(image, axis, 0)
+        both = (np.minimum(part[1:], part[:-1]) > low) & (np.maximum(part[1:], part[:-1]) < high)
+        apart = np.abs(np.diff(part, axis=0))[both]
+        equal, one_apart = equal + int((apart == 0).sum()), one_apart + int((apart == 1).sum())
+    ties = equal / (equal + one_apart / 2) if equal + one_apart else 0.5
+    ends = [float(np.log1p(np.count_nonzero(image == end))) for end in (low, high)]
+    return [float(bits[1] + bits[3]), float(bits[1]), float(bits[2]), missing, ties, *ends]
+
+
+def _balanced_accuracy(
+    table: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_], draws: np.random.Generator
+) -> float:
+    """Of a ridge logistic regression [N, features + 1], cross-validated in folds that hold both kinds alike."""
+    fold = np.empty(len(truth), dtype=np.int64)
+    for kind in (False, True):
+        members = draws.permutation(np.flatnonzero(truth == kind))
+        fold[members] = np.arange(len(members)) % _FOLDS
+    said = np.zeros(len(truth), dtype=bool)
+    for number in range(_FOLDS):
+        inner = fold != number
+        if len(set(truth[inner].tolist())) == 2:
+            said[~inner] = table[~inner] @ _fit(table[inner], truth[inner]) > 0
+    return float((said[truth].mean() + (~said[~truth]).mean()) / 2)
+
+
+def _fit(table: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Weights by Newton steps; both kinds weigh the same."""
+    share = np.where(truth, 0.5 / truth.mean(), 0.5 / (1 - truth.mean()))
+    penalty = np.full(table.shape[1], _RIDGE)
+    penalty[-1] = 1e-6
+    weights = np.zeros(table.shape[1])
+    for _ in range(_STEPS):
+        probability = 1 / (1 + np.exp(-np.clip(table @ weights, -30, 30)))
+        slope = table.T @ (share * (probability - truth)) + penalty * weights
+        curvature = (table * (share * probability * (1 - probability) + 1e-9)[:, None]).T @ table + np.diag(penalty)
+        weights = weights - np.linalg.solve(curvature, slope)
+    return weights
+
+
+def _auc(values: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:
+    above = values[truth][:, None] - values[~truth][None, :]
+    return float(((above > 0) + 0.5 * (above == 0)).mean())
