@@ -11,7 +11,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*) tests/cuda_on_cpu.h t
 # Where the copy has no .git folder, LESIONAUG_COMMIT=<commit> says what it is of.
 PYTHON_GPU ?= $(if $(filter environment command,$(word 1,$(origin PYTHON))),$(PYTHON),$(BIN)/python)
 
-.PHONY: demo test test-full lint format bench gpu clean
+.PHONY: demo test test-full lint format bench fuzz gpu clean
 
 $(VENV)/.installed: $(NATIVE) $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -56,6 +56,16 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m pytest -q benchmarks -o python_files="bench_*.py" --benchmark-columns=median,min,max -s
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.table README.md docs/gans.md
+
+# Whatever reads files of others, for MINUTES each; TARGET=NAME for one of them (tests/fuzz/README.md).
+MINUTES ?= 20
+TARGET ?= all
+$(VENV)/.fuzz: $(VENV)/.installed
+	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m pip install -q --disable-pip-version-check atheris
+	touch $@
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz $(TARGET) --minutes $(MINUTES)
 
 # Every file with a test that a GPU runs; they need torch, NumPy and what tests are made with, and no more.
 GPU_TESTS := $(addprefix tests/test_,batches.py cuda.py cuda_tiled.py gradients.py plan.py resample.py \

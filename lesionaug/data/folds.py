@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesionaug.data.files import json_text, write_json_atomic
+from lesionaug.data.own_json import is_count, is_name, parse_json
 from lesionaug.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lesionaug.data.rois import RoiBatch
 
 FOLDS_SCHEMA = 1
+_MAX_FOLDS_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -164,14 +165,21 @@ def load_folds(path: Path) -> Folds:
         DataError: Missing, unknown or damaged file, or folds that leak.
     """
     try:
-        saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _MAX_FOLDS_BYTES:
+            raise ValueError(f"more than {_MAX_FOLDS_BYTES >> 20} MiB")
+        saved: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         if saved["schema"] != FOLDS_SCHEMA:
-            raise ValueError(f"schema {saved['schema']}, this version reads {FOLDS_SCHEMA}")
-        lesions = tuple(
-            FoldedLesion(str(row["lesion_id"]), str(row["patient_id"]), str(row["label"]), int(row["fold"]))
-            for row in saved["lesions"]
-        )
-        return Folds(int(saved["num_folds"]), int(saved["seed"]), lesions)
+            raise ValueError(f"schema {str(saved['schema'])[:20]!r}, this version reads {FOLDS_SCHEMA}")
+        rows = [tuple(row[name] for name in ("lesion_id", "patient_id", "label", "fold")) for row in saved["lesions"]]
+        if not all(is_name(value) for row in rows for value in row[:3]):
+            raise ValueError("ids and labels must be texts that print")
+        num_folds, seed = saved["num_folds"], saved["seed"]
+        # No fold is empty, so there are at least as many lesions as folds.
+        if not is_count(num_folds, 1, len(rows)) or not all(is_count(row[3], 0, num_folds - 1) for row in rows):
+            raise ValueError("num_folds and fold must be whole numbers, and no fold empty")
+        if not is_count(seed, 0, (1 << 64) - 1):
+            raise ValueError("seed must be a whole number from 0")
+        return Folds(num_folds, seed, tuple(FoldedLesion(*row) for row in rows))
     except DataError as error:
         raise DataError(path.name, error.rule, error.fix) from error
     except (OSError, ValueError, KeyError, TypeError) as error:

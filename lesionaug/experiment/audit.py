@@ -7,13 +7,13 @@ output it was made from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lesionaug.data.folds import FoldedLesion, Folds, load_folds
+from lesionaug.data.own_json import parse_json
 from lesionaug.data.provenance import Provenance, content_hashes
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.data.synthetic import load_synthetic
@@ -101,7 +101,7 @@ def audit_run(run_dir: Path | str, store_path: Path | str | None = None) -> Audi
             continue
         num_steps += 1
         try:
-            task = json.loads((run / step.folder / "task.json").read_text(encoding="utf-8"))
+            task = parse_json((run / step.folder / "task.json").read_text(encoding="utf-8"))
             tested = _tested(step, folds, contents)
             findings += _check_files(run, step, task, outputs)
             findings += [Finding(f"{step.folder}/task.json", rule) for rule in _record(step, task, ground)]
@@ -110,7 +110,7 @@ def audit_run(run_dir: Path | str, store_path: Path | str | None = None) -> Audi
             outputs[step.name] = task["output_sha256"]
             findings += [Finding(step.folder, rule) for rule in _leaks(run, step, task, tested)]
             findings += _check_predictions(run, step, folds, classes)
-        except (OSError, ValueError, KeyError, TypeError, LesionaugError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, LesionaugError) as error:
             rule = error.rule if isinstance(error, LesionaugError) else f"{type(error).__name__}: {error}"
             findings.append(Finding(step.folder, f"it cannot be audited ({rule})"))
     return Audit(tuple(findings), num_steps, num_files, len(steps) - num_steps, _exceptions(config.choice, config.gans))
@@ -153,7 +153,7 @@ def _leaks(run: Path, step: Step, task: Mapping[str, Any], tested: Provenance) -
     known = {"task.json": Provenance.from_json(task["sources"])}
     if step.kind == "gan":
         known["gan.json"] = Provenance.from_json(
-            json.loads((run / step.folder / "gan.json").read_text(encoding="utf-8"))["sources"]
+            parse_json((run / step.folder / "gan.json").read_text(encoding="utf-8"))["sources"]
         )
     if step.kind == "synthetic":
         store = load_synthetic(run / step.folder / "rois")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lesionaug.data.files import commit_directory, write_json_atomic
+from lesionaug.data.own_json import parse_json
 from lesionaug.errors import DataError
 from lesionaug.experiment.protocol import Step
 
@@ -86,7 +87,7 @@ def read_task(run_dir: Path, step: Step) -> dict[str, Any]:
     """
     where = f"{step.folder}/task.json"
     try:
-        info = json.loads((run_dir / step.folder / "task.json").read_text(encoding="utf-8"))
+        info = parse_json((run_dir / step.folder / "task.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(where, f"it cannot be read ({error})", TRAIN_ANEW) from error
     if not isinstance(info, dict):

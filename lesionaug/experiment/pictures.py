@@ -6,7 +6,6 @@ They are kept in RUN/pictures, because a run does not know where its store is.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lesionaug.augment.sheet import contact_sheet, figure_png, random_lesions
 from lesionaug.data.files import write_bytes_atomic, write_json_atomic
+from lesionaug.data.own_json import parse_json
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.data.synthetic import load_synthetic
 from lesionaug.errors import DataError
@@ -191,7 +191,7 @@ def read_pictures(results: RunResults) -> Pictures | None:
     """
     folder = results.path / "pictures"
     try:
-        info = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
+        info = parse_json((folder / "pictures.json").read_text(encoding="utf-8"))
         if (
             info["schema"] != PICTURES_SCHEMA
             or info["manifest_sha256"] != results.info["store"]["manifest_sha256"]

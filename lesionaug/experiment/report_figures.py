@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from lesionaug.augment.sheet import show_window
 from lesionaug.data.files import write_bytes_atomic
+from lesionaug.data.own_json import parse_json
 from lesionaug.experiment import paper
 from lesionaug.experiment.figures import (
     ConfusionPanel,
@@ -344,7 +344,7 @@ class _Writer:
                     continue
                 try:
                     text = (results.path / "gans" / name / "metrics.jsonl").read_text(encoding="utf-8")
-                    blocks = [json.loads(line) for line in text.splitlines() if line]
+                    blocks = [parse_json(line) for line in text.splitlines() if line]
                 except (OSError, ValueError):
                     continue  # a picture only: no number of the report depends on it
                 label = results.step(name).settings.get("class")

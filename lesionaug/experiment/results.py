@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lesionaug.data.folds import Folds, load_folds
+from lesionaug.data.own_json import parse_json
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.classification import ClassificationSummary, confusion_matrix
 from lesionaug.experiment.config import RunConfig, validate_config
@@ -345,10 +345,13 @@ def load_info(run_dir: Path) -> dict[str, Any]:
         store = info["store"]
         well_formed = isinstance(info["kind"], str) and isinstance(store["manifest_sha256"], str)
         well_formed = well_formed and all(isinstance(name, str) for name in store["classes"])
-    except (KeyError, TypeError):
+        contents: dict[str, Any] = info.get("contents") or {}
+        well_formed = well_formed and all(isinstance(content, str) for content in contents.values())
+        well_formed = well_formed and isinstance(info.get("versions") or {}, dict)
+    except (KeyError, TypeError, AttributeError):
         well_formed = False
     if not well_formed:
-        raise DataError("run.json", "kind or store is missing or damaged", "Start a new run folder")
+        raise DataError("run.json", "kind, store, versions or contents are damaged", "Start a new run folder")
     return info
 
 
@@ -454,7 +457,7 @@ def read_json(
     """
     place = f"{where}/{name}" if where else name
     try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
+        value = parse_json((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(where or f"{folder.name}", f"there is no {name} in it", fix) from error
     except (OSError, ValueError) as error:

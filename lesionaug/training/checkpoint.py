@@ -21,6 +21,7 @@ from lesionaug.data.files import (
     write_json_atomic,
     write_text_atomic,
 )
+from lesionaug.data.own_json import is_count, parse_json
 from lesionaug.errors import DataError
 
 CHECKPOINT_SCHEMA = 1
@@ -105,7 +106,7 @@ class Checkpoints:
         from safetensors.torch import load
 
         try:
-            info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+            info = parse_json((folder / _INFO).read_text(encoding="utf-8"))
             schema = info["schema"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _Damaged(f"{_INFO}: {type(error).__name__}") from error
@@ -119,7 +120,9 @@ class Checkpoints:
             content = (folder / _STATE).read_bytes()
             if hashlib.sha256(content).hexdigest() != info["sha256"]:
                 raise _Damaged(f"{_STATE}: its SHA-256 is not the one noted")
-            step, belongs_to, tensors = int(info["step"]), dict(info["belongs_to"]), load(content)
+            step, belongs_to, tensors = info["step"], dict(info["belongs_to"]), load(content)
+            if not is_count(step, 0, 1 << 53):
+                raise _Damaged(f"{_INFO}: step")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise _Damaged(f"{type(error).__name__}") from error
         changed = sorted(
@@ -154,17 +157,20 @@ class Metrics:
             os.fsync(stream.fileno())
 
     def read(self) -> list[dict[str, Any]]:
-        """Every whole line; a last one that was cut short is left out."""
+        """Every whole line with its step; what follows one that is cut short or damaged is left out."""
         try:
-            text = self._path.read_text(encoding="utf-8")
+            content = self._path.read_bytes()
         except FileNotFoundError:
             return []
-        lines = []
-        for line in text.splitlines():
+        lines: list[dict[str, Any]] = []
+        for line in content.splitlines():
             try:
-                lines.append(dict(json.loads(line)))
+                parsed = dict(parse_json(line))
             except (ValueError, TypeError):
                 break
+            if not is_count(parsed.get("step"), 0, 1 << 53):
+                break
+            lines.append(parsed)
         return lines
 
     def cut(self, step: int) -> None:

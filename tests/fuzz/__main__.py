@@ -1,0 +1,166 @@
+"""`python -m tests.fuzz TARGET [FILE ...] [--minutes M]`: fuzz a target, or try it with files alone (README.md)."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from random import Random
+from typing import BinaryIO
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+MOST_BYTES = 1 << 15
+# For libFuzzer: an input that hangs, or makes the process grow; the property's own bounds are tighter.
+HANG_SECONDS, MEMORY_MIB = 60, 3000
+START_SECONDS = 120.0  # imports and seeds, on a busy machine
+MOST_FINDINGS = 40
+
+
+def main() -> int:
+    """Read the arguments."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("target", help="a target, or all")
+    parser.add_argument("files", nargs="*", type=Path, help="inputs to try instead of fuzzing")
+    parser.add_argument("--minutes", type=float, default=20.0, help="for each target")
+    parser.add_argument("--folder", type=Path, default=REPOSITORY / "build" / "fuzz", help="corpora and findings")
+    parser.add_argument("--worker", type=int, metavar="SECONDS", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    from tests.fuzz.targets import TARGETS
+
+    if given.target not in ("all", *TARGETS):
+        parser.error(f"the targets are all, {', '.join(TARGETS)}")
+    if given.worker:
+        return _work(given.target, given.folder / given.target, given.worker)
+    if given.files:
+        return _try(given.target, given.files)
+    from tests.fuzz.targets import available
+
+    names = available() if given.target == "all" else [given.target]
+    bad = [name for name in names if not _fuzz(name, given.folder, given.minutes)]
+    print(f"findings in {', '.join(bad)}" if bad else f"no findings in {', '.join(names)}")
+    return 1 if bad else 0
+
+
+def _try(name: str, files: list[Path]) -> int:
+    """The check alone, so that a failure comes with its traceback."""
+    from tests.fuzz.targets import TARGETS
+
+    for file in files:
+        with tempfile.TemporaryDirectory() as folder:
+            check, _ = TARGETS[name].prepare(Path(folder))
+            check(file.read_bytes())
+        print(f"{file}: holds")
+    return 0
+
+
+def _fuzz(name: str, folder: Path, minutes: float) -> bool:
+    """Fuzz in processes, a new one after each that died, until the time is over; whether nothing was found."""
+    place = folder / name
+    for part in ("corpus", "findings"):
+        (place / part).mkdir(parents=True, exist_ok=True)
+    before = set((place / "findings").iterdir())
+    end, starts = time.monotonic() + 60 * minutes, 0
+    while (left := int(end - time.monotonic())) > 0 or not starts:
+        starts += 1
+        command = [sys.executable, "-m", "tests.fuzz", name, "--folder", str(folder), "--worker", str(max(left, 1))]
+        with (place / "log.txt").open("ab") as log:
+            _run(command, log, left + START_SECONDS, place)
+        if len(set((place / "findings").iterdir()) - before) > MOST_FINDINGS:
+            break
+        if time.monotonic() < end:  # it died before its time, or could not start
+            time.sleep(1)
+    found = sorted(set((place / "findings").iterdir()) - before)
+    inputs = [path for path in found if path.suffix != ".txt"]
+    tail = (place / "log.txt").read_text(errors="replace").splitlines()[-60:]
+    done = next((line for line in reversed(tail) if line.startswith(("Done", "#"))), "no run came to its end")
+    print(f"{name}: {len(inputs)} findings, {starts} processes; {done[:100]}", flush=True)
+    for path in inputs:
+        print(f"  python -m tests.fuzz {name} {path}", flush=True)
+    return not inputs and not done.startswith("no run")
+
+
+def _run(command: list[str], log: BinaryIO, most_seconds: float, place: Path) -> None:
+    """One process; the input that it died or hung on is a finding, whether libFuzzer lived to save it or not."""
+    current = place / "current"
+    current.unlink(missing_ok=True)
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log) as process:
+        try:
+            process.wait(most_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        died = process.wait() != 0
+    if died and current.exists():
+        content = current.read_bytes()
+        (place / "findings" / f"died-{hashlib.sha256(content).hexdigest()[:12]}").write_bytes(content)
+
+
+def _work(name: str, place: Path, seconds: int) -> int:
+    """One fuzzing process; what breaks the property is saved and fuzzing goes on, what kills it libFuzzer saves."""
+    import atheris
+
+    # Before anything imports them.
+    with atheris.instrument_imports(include=["lesionaug", "pydicom", "nibabel", "PIL.PngImagePlugin"]):
+        import nibabel  # noqa: F401
+        import PIL.PngImagePlugin  # noqa: F401
+        import pydicom.pixels  # noqa: F401
+
+        from tests.fuzz.targets import TARGETS, available
+
+        available()
+        target = TARGETS[name]
+        folder = Path(tempfile.mkdtemp(prefix="lesionaug-fuzz-", dir=_memory_folder()))
+        os.environ["XDG_CONFIG_HOME"] = str(folder / "configuration")
+        (folder / "work").mkdir()
+        check, seeds = target.prepare(folder / "work")
+    for seed in seeds:
+        (place / "corpus" / f"seed-{hashlib.sha256(seed).hexdigest()[:16]}").write_bytes(seed)
+
+    def try_one(data: bytes) -> None:
+        (place / "current").write_bytes(data)
+        try:
+            check(data)
+        except Exception as error:
+            _save(place / "findings", data, error)
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        return target.mutate(data, Random(seed))[:most]
+
+    options = [
+        str(place / "corpus"),
+        f"-max_total_time={seconds}",
+        f"-timeout={HANG_SECONDS}",
+        f"-rss_limit_mb={MEMORY_MIB}",
+        f"-max_len={MOST_BYTES}",
+        f"-artifact_prefix={place / 'findings'}/",
+        "-report_slow_units=1000",
+        "-print_final_stats=1",
+        "-len_control=0",
+    ]
+    atheris.Setup([sys.argv[0], *options], try_one, custom_mutator=mutate)
+    atheris.Fuzz()
+    return 0
+
+
+def _memory_folder() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _save(folder: Path, data: bytes, error: Exception) -> None:
+    """One input for each place that an error comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "lesionaug" in frame.filename] or frames
+    said = f"{type(error).__name__} {own[-1].filename}:{own[-1].lineno}"
+    name = hashlib.sha256(said.encode()).hexdigest()[:12]
+    if not (folder / name).exists():
+        (folder / name).write_bytes(data)
+        (folder / f"{name}.txt").write_text("".join(traceback.format_exception(error))[-20000:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
