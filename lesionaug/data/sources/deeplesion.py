@@ -245,7 +245,7 @@ def _picture_path(file_name: str, folder: Path, series: dict[str, bool]) -> Path
     assert matched
     of_series, slice_name = matched.groups()
     for place in ("Images_png", ""):
-        within = f"{place}/{of_series}"
+        within = f"{place}/{of_series}" if place else of_series
         if within not in series:
             series[within] = (folder / within).is_dir()
         for path in ([folder / within / slice_name] if series[within] else []) + [folder / place / file_name]:
