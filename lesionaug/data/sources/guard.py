@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import pickle
 import resource
@@ -25,20 +26,24 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lesionaug.data.sources.dicom_file import EXPORT_AGAIN, reading
-from lesionaug.errors import DataError, LesionaugError
+from lesionaug.errors import DataError, EnvironmentProblem, LesionaugError
 
 Step = Callable[[int, int, str], None]
 Reader = Callable[..., Iterator[Any]]  # reader(*arguments, shared, step) yields results
 Result = TypeVar("Result")
 
 # A reader may be silent for so long: real slices take hundredths of a second, a file of 2 GiB a minute.
-SILENCE_S = 8.0
+SILENCE_S = 4.0
 SILENCE_S_PER_MIB = 0.05
-# Memory for one file: several copies of a decoded slice, or of a volume's mask.
-MEMORY_BYTES = 1 << 30
+# Memory for one file, beside the 100 MB of a worker: several copies of a decoded slice, or of a volume's mask.
+MEMORY_BYTES = 800 << 20
 MEMORY_PER_FILE_BYTE = 6
 
 MOST_WORKERS = 4
+
+_START_S = 30.0  # a worker's imports, on a busy machine
+_PATIENCE = 2  # times that a silent worker that got little of a busy machine is given as long again
+_WITHOUT_PARENT_S = 10  # how much longer than its silence a worker that holds Python's lock outlives its parent
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Job:
 
     where: str
     reader: Reader
-    arguments: tuple[Any, ...]
+    arguments: tuple[Any, ...] = ()
     size: int = 0
 
     @property
@@ -77,7 +82,38 @@ class _Worker:
     connection: Connection
     shared_version: int = 0
     job: int | None = None
+    begun: bool = False  # with its job
+    served: bool = False  # a job was begun before
     deadline: float = 0.0
+    cpu_s: float = 0.0  # used when it was last heard of
+    patience: int = 0
+    parent: int = field(default_factory=os.getpid)
+
+    def send(self, *message: Any) -> None:
+        self.connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+    def heard(self, silence_s: float) -> None:
+        """Note that it lives."""
+        self.deadline, self.patience = time.monotonic() + silence_s, _PATIENCE
+        self.cpu_s = _cpu_s(self.process.pid)
+
+    def hangs(self, silence_s: float) -> bool:
+        """Whether it has been silent for too long; one that got little of the processor is given more time."""
+        if time.monotonic() < self.deadline:
+            return False
+        if self.patience and _cpu_s(self.process.pid) - self.cpu_s < silence_s / 2:
+            self.deadline, self.patience = time.monotonic() + silence_s, self.patience - 1
+            return False
+        return True
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time that a process has used, 0 where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Guard:
@@ -91,7 +127,7 @@ class Guard:
         self._most = min(MOST_WORKERS, len(os.sched_getaffinity(0))) if workers is None else workers
         self._workers: list[_Worker] = []
         self._shared: Any = None
-        self._shared_version = 0
+        self._shared_version = next(_versions)
 
     def __enter__(self) -> Guard:
         return self
@@ -102,7 +138,7 @@ class Guard:
     def share(self, value: Any) -> None:
         """What every reader is given from now on; sent to each worker once."""
         self._shared = value
-        self._shared_version += 1
+        self._shared_version = next(_versions)
 
     def run(self, jobs: Sequence[Job], on_step: Step, text: str) -> Iterator[Outcome[Any]]:
         """Read files, several at a time; their outcomes in the order of the jobs.
@@ -137,7 +173,6 @@ class Guard:
         _stop([worker for worker in self._workers if worker.job is not None])
         for worker in self._workers:
             if worker.job is None:
-                worker.shared_version = 0
                 _waiting.append(worker)
         self._workers.clear()
 
@@ -156,15 +191,17 @@ class Guard:
             index = next(waiting, None)
             if index is None:
                 return
-            worker = idle.pop() if idle else self._start()
             outcomes[index] = Outcome()
-            job = jobs[index]
-            worker.job, worker.deadline = index, time.monotonic() + job.silence_s + _START_S
-            with contextlib.suppress(OSError):  # a worker that is dead already is found so when it is listened to
-                if worker.shared_version != self._shared_version:
-                    worker.connection.send_bytes(pickle.dumps(("share", self._shared), pickle.HIGHEST_PROTOCOL))
-                    worker.shared_version = self._shared_version
-                worker.connection.send_bytes(pickle.dumps(("read", job), pickle.HIGHEST_PROTOCOL))
+            self._give(idle.pop() if idle else self._start(), index, jobs[index])
+
+    def _give(self, worker: _Worker, index: int, job: Job) -> None:
+        worker.job, worker.begun = index, False
+        worker.heard(job.silence_s + _START_S)
+        with contextlib.suppress(OSError):  # one that is dead already is found so when it is listened to
+            if worker.shared_version != self._shared_version:
+                worker.send("share", self._shared)
+                worker.shared_version = self._shared_version
+            worker.send("read", job)
 
     def _listen(self, jobs: Sequence[Job], outcomes: dict[int, Outcome[Any]], on_step: Step) -> Iterator[int]:
         """Take what workers have sent; yields the jobs that ended."""
@@ -178,11 +215,28 @@ class Guard:
             try:
                 kind, content = connection.recv()
             except (EOFError, OSError):
-                outcomes[index].error = self._bury(worker, job)
+                error = self._bury(worker, job)
+                if worker.begun:
+                    outcomes[index].error = error
+                    yield index
+                elif worker.served:  # it died while it waited, which is not this file's fault
+                    self._give(self._start(), index, job)
+                else:
+                    raise EnvironmentProblem(
+                        job.where, "a process that reads files could not start", "See `lesionaug doctor`"
+                    ) from None
+                continue
+            except Exception as error:
+                worker.process.kill()
+                self._bury(worker, job)
+                rule = f"what its reader found cannot be passed on ({type(error).__name__})"
+                outcomes[index].error = DataError(job.where, rule, EXPORT_AGAIN)
                 yield index
                 continue
-            worker.deadline = time.monotonic() + job.silence_s
-            if kind == "result":
+            worker.heard(job.silence_s)
+            if kind == "begun":
+                worker.begun = worker.served = True
+            elif kind == "result":
                 outcomes[index].results.append(content)
             elif kind == "step":
                 on_step(*content)
@@ -190,10 +244,11 @@ class Guard:
                 outcomes[index].error = content
                 worker.job = None
                 yield index
-        now = time.monotonic()
-        for worker in [entry for entry in self._workers if entry.job is not None and entry.deadline < now]:
+        for worker in [entry for entry in self._workers if entry.job is not None]:
             assert worker.job is not None
             index, job = worker.job, jobs[worker.job]
+            if not worker.hangs(job.silence_s):
+                continue
             worker.process.kill()
             self._bury(worker, job)
             outcomes[index].error = DataError(
@@ -214,31 +269,45 @@ class Guard:
     def _start(self) -> _Worker:
         while _waiting:
             worker = _waiting.pop()
+            if worker.parent != os.getpid():
+                continue  # we are a fork: it is our parent's
             if worker.process.poll() is None:
                 self._workers.append(worker)
                 return worker
             worker.connection.close()
         ours, theirs = socket.socketpair()
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
-        # Not multiprocessing's own processes: those import the caller's script again.
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from lesionaug.data.sources.guard import work; work()", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the parent
-            env=environment,
-        )
-        theirs.close()
+        with contextlib.closing(theirs):
+            # Not multiprocessing's own processes: those import the caller's script again.
+            process = subprocess.Popen(
+                # -P: not from the current folder, which may be that of the files to read.
+                [sys.executable, "-P", "-c", _WORK, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # codecs write there
+                start_new_session=True,  # Ctrl-C is for the parent
+                env=_environment(),
+            )
         worker = _Worker(process, Connection(ours.detach()))
         self._workers.append(worker)
         return worker
 
 
-_START_S = 20.0  # a worker's imports, on a busy machine
+_WORK = "from lesionaug.data.sources.guard import work; work()"
+
 _waiting: list[_Worker] = []  # workers that no guard has
+_versions = itertools.count(1)  # of what guards share, over all guards: a worker that waited has an older one
+
+
+def _environment() -> dict[str, str]:
+    """A worker's: what we can import, it can, and it computes on one thread."""
+    folders = [entry or os.getcwd() for entry in sys.path]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(folders),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
 
 
 def _stop(workers: list[_Worker]) -> None:
@@ -251,13 +320,16 @@ def _stop(workers: list[_Worker]) -> None:
 
 @atexit.register
 def _stop_waiting() -> None:
-    _stop(_waiting)
+    _stop([worker for worker in _waiting if worker.parent == os.getpid()])
 
 
 def work() -> None:
     """Body of a worker: read what is asked for until the parent is gone."""
+    import pydicom.pixels  # noqa: F401  what nearly every reader needs: no file pays for it with its own time
+
     connection = Connection(int(sys.argv[1]))
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
+    silence_s = [SILENCE_S]
+    threading.Thread(target=_die_with_parent, args=(int(sys.argv[2]), silence_s), daemon=True).start()
     shared: Any = None
     reported = 0.0
 
@@ -273,8 +345,11 @@ def work() -> None:
             if kind == "share":
                 shared = content
                 continue
-            _limit_memory(content)
-            connection.send(("done", _read(content, shared, step, connection)))
+            silence_s[0] = content.silence_s
+            connection.send(("begun", None))
+            with _limited_memory(content):
+                error = _read(content, shared, step, connection)
+            connection.send(("done", error))
 
 
 def _read(job: Job, shared: Any, step: Step, connection: Connection) -> LesionaugError | None:
@@ -296,14 +371,27 @@ def _without_context(error: LesionaugError) -> LesionaugError:
     return error
 
 
-def _limit_memory(job: Job) -> None:
+@contextlib.contextmanager
+def _limited_memory(job: Job) -> Iterator[None]:
     used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    before = resource.getrlimit(resource.RLIMIT_AS)
     most = used + MEMORY_BYTES + MEMORY_PER_FILE_BYTE * job.size
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    for limit in before:
+        most = most if limit == resource.RLIM_INFINITY else min(most, limit)
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def _die_with_parent(parent: int) -> None:
+def _die_with_parent(parent: int, silence_s: list[float]) -> None:
+    """End this process when its parent is gone.
+
+    A reader that hangs within a library may hold Python's lock, so that this thread does not run: an alarm, which it
+    puts off as long as it runs, then ends the process.
+    """
     while os.getppid() == parent:
+        signal.alarm(int(silence_s[0]) + _WITHOUT_PARENT_S)
         time.sleep(1.0)
     os._exit(1)
