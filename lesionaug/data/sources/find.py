@@ -12,6 +12,7 @@ from pathlib import Path
 from lesionaug.data.slices import Finding, SourceFile
 from lesionaug.data.sources.formats import FORMATS
 from lesionaug.data.sources.guard import Guard, Job, Step
+from lesionaug.data.sources.ircadb import mask_folders
 from lesionaug.data.sources.jobs import recognise_file
 from lesionaug.data.sources.nifti_masks import looks_like_mask
 from lesionaug.data.sources.nifti_pairs import pair_volumes, role_of
@@ -85,8 +86,11 @@ def find_source(
     files = _number_files(root)
     if given.is_file():
         return _find_in_file(given, root, files, guard, on_step, format_name)
-    kinds, findings = _recognise(files, guard, on_step)
+    folders = mask_folders(files)
+    in_folders = {file for folder in folders for file in folder.masks}  # DICOM, but no CT slices
+    kinds, findings = _recognise([file for file in files if file not in in_folders], guard, on_step)
     margins = [(file, kind.kind) for file, kind in kinds.items() if kind.kind in FORMATS]
+    margins += [(folder.masks[0], "ircadb") for folder in folders]
     if format_name is not None:
         findings += [
             Finding("info", file.name, f"{FORMATS[kind].title}: not read, as --format says {format_name}")

@@ -44,6 +44,7 @@ FORMATS = {
         Format("aim", "AIM annotations (XML)", "aim:read_aim", on_dicom=True),
         Format("slicer", "3D Slicer markups", "slicer:read_slicer", on_dicom=True),
         Format("nifti", "NIfTI mask", "nifti_masks:read_nifti_mask", on_dicom=False),
+        Format("ircadb", "folder of DICOM masks (3D-IRCADb)", "ircadb:read_ircadb", on_dicom=False),
         Format("table", "table of margins (CSV)", "tables:read_table", on_dicom=False),
         Format("coco", "COCO annotations", "coco:read_coco", on_dicom=False),
         Format("labelme", "LabelMe annotations", "labelme:read_labelme", on_dicom=False),
