@@ -21,11 +21,32 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from lesionaug.data.importer import import_source
+from lesionaug.data.options import ImportOptions
 from lesionaug.data.slices import HU_CLIP, SourceFile
 from lesionaug.data.sources.dicom_ct import CtSlice, hounsfield, read_ct_slice, rescale, why_skipped
 from lesionaug.data.sources.dicom_file import read_dicom
+from lesionaug.data.store import load_rois
 from lesionaug.errors import DataError
-from tests.dicom_files import ct_dataset, hu_picture, write
+from tests.dicom_files import contour, ct_dataset, hu_picture, rtstruct_dataset, write
+
+
+def element(tag: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
+    """An explicit little-endian element; `length` may lie."""
+    length = len(value) if length is None else length
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr
+    return (
+        head
+        + struct.pack(
+            "<HI" if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT") else "<H",
+            *((0, length) if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT") else (length,)),
+        )
+        + value
+    )
+
+
+ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
 def read(path: Path) -> CtSlice:
@@ -165,6 +186,16 @@ def _raw(tag: int, vr: str, content: bytes):
         (_with("BurnedInAnnotation", "YES"), "burned in"),
         (_with("NumberOfFrames", "2"), "several frames"),
         (lambda ds: setattr(ds, "PixelData", ds.PixelData[:-100]), "broken"),
+        (lambda ds: setattr(ds, "PixelData", ds.PixelData + bytes(160)), "160 bytes longer"),
+        (lambda ds: setattr(ds, "PixelData", b""), "needs PixelData"),
+        (_with("Columns", 79), "longer than"),
+        (_with("Rows", 59), "longer than"),
+        (_with("PixelRepresentation", None), "needs PixelRepresentation"),
+        (_with("PhotometricInterpretation", "PALETTE COLOR"), "grey"),
+        (_with("ImagePositionPatient", [1e30, 0, 0]), "a kilometre away"),
+        (_raw(0x00281053, "DS", b"1,0 "), "decimal point"),
+        (_with("RescaleSlope", -1), "RescaleSlope must be above 0"),
+        (_with("RescaleSlope", 1000), "values must lie below"),
     ],
 )
 def test_what_cannot_be_trusted_is_refused(tmp_path, change, words):
@@ -175,6 +206,113 @@ def test_what_cannot_be_trusted_is_refused(tmp_path, change, words):
         read(path)
     assert caught.value.where == "bad.dcm"
     assert caught.value.fix
+
+
+def test_declared_padding_above_the_scale_is_air_not_metal(tmp_path):
+    hu = hu_picture(3)
+    ds = ct_dataset(hu)
+    ds.PixelRepresentation, ds.PixelPaddingValue = 0, 0xFFFF
+    stored = (hu.astype(np.int32) + 1024).astype("<u2")
+    stored[:5], hu[:5] = 0xFFFF, -1024
+    ds.PixelData = stored.tobytes()
+    assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, hu)
+    stored[5:8], hu[5:8] = 0xFFF0, -1024
+    ds.PixelData, ds.PixelPaddingRangeLimit = stored.tobytes(), 0xFF00
+    assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, hu)
+    del ds.PixelPaddingValue, ds.PixelPaddingRangeLimit
+    with pytest.raises(DataError, match="sign, slope or padding"):
+        read(write(ds, tmp_path / "a.dcm"))
+
+
+@pytest.mark.parametrize("left", [0.2, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999])
+def test_a_file_cut_anywhere_is_refused_not_skipped(tmp_path, left):
+    content = write(ct_dataset(hu_picture()), tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "b.dcm").write_bytes(content[: int(len(content) * left)])
+    with pytest.raises(DataError):
+        read(tmp_path / "b.dcm")
+
+
+def test_an_emptied_sop_class_is_taken_from_the_meta_information(tmp_path):
+    ds = ct_dataset(hu_picture())
+    ds.SOPClassUID = ""
+    assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, hu_picture())
+    del ds.SOPClassUID
+    with pytest.raises(DataError, match="does not state what it is"):
+        read(write(ds, tmp_path / "b.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (element(0x00091000, b"SH", b"") * 1_000_000, "elements at its top level"),
+        (element(0x00091000, b"OB", b"", 0xFFFFFFFE), "4294967294 bytes has"),
+        (element(0x00081140, b"SQ", b"", 0xFFFFFFFF) + ITEM, "broken|cut short"),
+        ((element(0x00081140, b"SQ", b"", 0xFFFFFFFF) + ITEM[:4] + b"\xff" * 4) * 20_000, "nested deeper"),
+        (element(0x00081140, b"SQ", ITEM * 200_000, 0xFFFFFFFF) + END, "elements and items"),
+    ],
+)
+def test_structures_that_no_real_file_has_are_refused_in_seconds(tmp_path, content, words):
+    whole = write(ct_dataset(hu_picture()), tmp_path / "a.dcm").read_bytes()
+    at = whole.index(b"\x08\0\x08\0CS")
+    (tmp_path / "b.dcm").write_bytes(whole[:at] + content + whole[at:])
+    started = time.process_time()
+    with pytest.raises(DataError, match=words):
+        read(tmp_path / "b.dcm")
+    assert time.process_time() - started < 5
+
+
+F = np.zeros((9, 7), dtype=bool)
+F[1:8, 1] = F[1, 1:6] = F[4, 1:5] = True
+
+
+def _scene(points_mm: np.ndarray) -> np.ndarray:
+    """A patient with an F of 6 mm strokes, not symmetric in any way: HU at points [..., 3] in mm."""
+    column = np.floor((points_mm[..., 0] + 20) / 6).astype(int)  # x to the left of the patient
+    row = np.floor((points_mm[..., 1] + 25) / 6).astype(int)
+    inside = (column >= 0) & (column < 7) & (row >= 0) & (row < 9)
+    on = inside & F[np.clip(row, 0, 8), np.clip(column, 0, 6)]
+    return np.where(on, 180, -60) + np.rint(points_mm[..., 0]).astype(int)
+
+
+@pytest.mark.parametrize("spacing", [(1.5, 0.5), (0.5, 1.25)])
+@pytest.mark.parametrize("tilt_deg", [0.0, 18.5])
+@pytest.mark.parametrize("turn", range(8))
+def test_the_same_tissue_at_the_same_scale_from_every_orientation(tmp_path, turn, tilt_deg, spacing):
+    """Slices of one patient, stored in 8 orientations: the ROI shows the F upright, where the margin was drawn."""
+    tilt = np.deg2rad(tilt_deg)
+    left, back = np.array([1.0, 0, 0]), np.array([0, np.cos(tilt), -np.sin(tilt)])
+    right, down = (left, back) if turn < 4 else (back, left)
+    right, down = right * (-1 if turn & 1 else 1), down * (-1 if turn & 2 else 1)
+    rows, columns = round(90 / spacing[0]), round(90 / spacing[1])  # 90 mm x 90 mm about the origin
+    corner = -right * spacing[1] * (columns - 1) / 2 - down * spacing[0] * (rows - 1) / 2
+    i, j = np.mgrid[:rows, :columns]
+    points = corner + j[..., None] * spacing[1] * right + i[..., None] * spacing[0] * down
+    ds = ct_dataset(_scene(points), spacing=spacing, orientation=(*right, *down), position=corner[:2], z=corner[2])
+    write(ds, tmp_path / "source" / "0.dcm")
+    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    around = 3.0 * left - 4.0 * back + 14 * (np.cos(angles)[:, None] * left + 0.7 * np.sin(angles)[:, None] * back)
+    write(rtstruct_dataset({1: ("a", [contour([tuple(p) for p in around])])}), tmp_path / "source" / "RS.dcm")
+    rois = load_rois(import_source(tmp_path / "source", tmp_path / "rois", ImportOptions(isolate=False)).path)
+    s_x, s_y = rois.spacing_mm[0].tolist()
+    across_x, across_y = (spacing[1], spacing[0]) if turn < 4 else (spacing[0], spacing[1])
+    assert (s_x, s_y) == (across_x, across_y)
+    # Where each pixel of the ROI lies in the patient, by the turned picture's own axes.
+    height, width = rois.images[0].shape
+    extent_x, extent_y = (
+        (columns * spacing[1], rows * spacing[0]) if turn < 4 else (rows * spacing[0], columns * spacing[1])
+    )
+    i, j = np.mgrid[:height, :width]
+    x = (rois.origins[0][0].item() + j + 0.5) * s_x - extent_x / 2
+    y = (rois.origins[0][1].item() + i + 0.5) * s_y - extent_y / 2
+    here = x[..., None] * left + y[..., None] * back
+    assert np.array_equal(rois.images[0].numpy(), _scene(here))
+    ellipse = ((x - 3) / 14) ** 2 + ((y + 4) / (0.7 * 14)) ** 2
+    assert rois.masks is not None
+    mask = rois.masks[0].numpy()
+    assert mask[ellipse < 0.97].all()
+    assert not mask[ellipse > 1.03].any()
+    reach = rois.diameters[0].item() * min(s_x, s_y)
+    assert reach == pytest.approx(28, abs=2 * max(s_x, s_y))
 
 
 def test_values_beyond_their_own_bits_are_refused(tmp_path):
@@ -228,24 +366,6 @@ def test_a_deflated_file_gives_the_same_picture(tmp_path):
     (tmp_path / "c.dcm").write_bytes((tmp_path / "b.dcm").read_bytes()[:-200])
     with pytest.raises(DataError, match="cut short"):
         read(tmp_path / "c.dcm")
-
-
-def element(tag: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
-    """An explicit little-endian element; `length` may lie."""
-    length = len(value) if length is None else length
-    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr
-    return (
-        head
-        + struct.pack(
-            "<HI" if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT") else "<H",
-            *((0, length) if vr in (b"OB", b"OW", b"SQ", b"UN", b"UT") else (length,)),
-        )
-        + value
-    )
-
-
-ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
-END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
 @pytest.mark.parametrize(

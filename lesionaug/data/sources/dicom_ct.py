@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lesionaug.data.slices import (
+    HU_CLIP,
     HuArray,
     Plane,
     Reorientation,
@@ -46,6 +47,8 @@ PHANTOM_MANUFACTURER = "lesionaug phantom"
 MAX_SIDE = 4096  # pixels; the largest CT matrices are 2048
 MAX_CT_FILE_BYTES = 256 << 20
 MAX_FRAMES = 1 << 16
+MOST_HU = 40_000  # the extended scale of some scanners ends at 30,710
+FARTHEST_MM = 1e6  # of a picture from the origin of the patient's coordinates
 
 # Objects that carry slices or margins and that this release does not read: refused by name.
 _NOT_SUPPORTED_YET = {
@@ -76,6 +79,10 @@ _ALWAYS_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 52, 53, 54, 55, 56
 _LOSSY_OR_NOT = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
 
 
+# A CT object with none of these holds no picture; one with some of them has lost it.
+_OF_A_PICTURE = ("Rows", "Columns", "BitsAllocated", "ImagePositionPatient", "PixelSpacing", "SliceThickness", "KVP")
+
+
 def why_skipped(dataset: Dataset, where: str) -> str | None:
     """Why a DICOM object is no CT slice and no margin ('localizer', 'dose report', ...), None where it is one.
 
@@ -86,7 +93,7 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
     if sop_class == CT_IMAGE or sop_class in MULTI_FRAME_CT:
         if _says_localizer(dataset, "ImageType"):
             return "a localizer, not an axial slice"
-        if "Rows" not in dataset and "Columns" not in dataset and "BitsAllocated" not in dataset:
+        if not any(keyword in dataset for keyword in _OF_A_PICTURE):
             return "a CT object without a picture"
         return None
     if sop_class in (RT_STRUCTURE_SET, SEGMENTATION, LABEL_MAP_SEGMENTATION):
@@ -190,6 +197,8 @@ def stored_plane(
     directions = numbers(orientation_of, "ImageOrientationPatient", 6, where, "ImageOrientationPatient")
     if position is None or directions is None:
         return None
+    if float(np.abs(position).max()) > FARTHEST_MM:
+        raise DataError(where, "ImagePositionPatient lies more than a kilometre away", "Correct the tag")
     return plane_from(position, directions, spacing_mm, where)
 
 
@@ -448,12 +457,33 @@ def hounsfield(dataset: Dataset, where: str, frame: int | None = None, *, burned
     slope, intercept = rescale(dataset, where, frame or 0)
     stored = decode(dataset, where, frame)
     _check_bits(dataset, stored, where, frame)
-    return clip_hu(stored.astype(np.float64) * slope + intercept)
+    hu = stored.astype(np.float64) * slope + intercept
+    _clear_padding(dataset, stored, hu, (slope, intercept), where)
+    if float(hu.max()) > MOST_HU:
+        raise DataError(
+            where,
+            f"values must lie below {MOST_HU} HU, got {float(hu.max()):.0f}: sign, slope or padding tags are wrong",
+            "Export the original series",
+        )
+    return clip_hu(hu)
+
+
+def _clear_padding(
+    dataset: Dataset, stored: NDArray[Any], hu: NDArray[np.float64], scale: tuple[float, float], where: str
+) -> None:
+    """Make air of padding that would look like metal; padding below air is clipped, and other values may be tissue."""
+    padding = numbers(dataset, "PixelPaddingValue", 1, where, "PixelPaddingValue")
+    if padding is None:
+        return
+    limit = numbers(dataset, "PixelPaddingRangeLimit", 1, where, "PixelPaddingRangeLimit")
+    low, high = sorted((padding[0], padding[0] if limit is None else limit[0]))
+    if low * scale[0] + scale[1] >= HU_CLIP[1]:
+        hu[(stored >= low) & (stored <= high)] = HU_CLIP[0]
 
 
 def _check_pixel_format(dataset: Dataset, where: str, *, multi_frame: bool) -> None:
     for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelData"):
-        if keyword not in dataset or (keyword != "PixelData" and dataset.get(keyword) is None):
+        if dataset.get(keyword) is None:
             raise DataError(where, f"a CT slice needs {keyword}, this one lacks it", EXPORT_AGAIN)
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
@@ -472,6 +502,7 @@ def _check_pixel_format(dataset: Dataset, where: str, *, multi_frame: bool) -> N
         raise DataError(where, "several frames in one CT Image file are not supported", "Export one file a slice")
     if int(dataset.BitsAllocated) not in (8, 16, 32) or int(dataset.PixelRepresentation) not in (0, 1):
         raise DataError(where, f"BitsAllocated must be 8, 16 or 32, got {dataset.BitsAllocated}", EXPORT_AGAIN)
+    _check_length(dataset, where, rows, columns)
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     flag = text(dataset, "LossyImageCompression")
     if flag == "01" or syntax in _ALWAYS_LOSSY or (syntax in _LOSSY_OR_NOT and flag != "00"):
@@ -479,6 +510,22 @@ def _check_pixel_format(dataset: Dataset, where: str, *, multi_frame: bool) -> N
             where,
             "the picture was compressed with loss, which can move HU by thousands",
             "Export the series uncompressed or lossless",
+        )
+
+
+def _check_length(dataset: Dataset, where: str, rows: int, columns: int) -> None:
+    """Refuse uncompressed pixels that are a line or more longer than stated: a wrong width would shear the picture."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None or syntax.is_private or syntax.is_compressed:
+        return
+    sample = int(dataset.BitsAllocated) // 8
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    excess = len(dataset.PixelData) - rows * columns * sample * frames
+    if excess > 1 and excess >= min(rows, columns) * sample:
+        raise DataError(
+            where,
+            f"the pixel data are {excess} bytes longer than {frames} frames of {rows} x {columns} pixels",
+            EXPORT_AGAIN,
         )
 
 

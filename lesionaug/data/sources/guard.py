@@ -32,9 +32,9 @@ Step = Callable[[int, int, str], None]
 Reader = Callable[..., Iterator[Any]]  # reader(*arguments, shared, step) yields results
 Result = TypeVar("Result")
 
-# A reader may be silent for so long: real slices take hundredths of a second, a file of 2 GiB a minute.
+# A reader may be silent for so long: real slices take hundredths of a second, structure sets a second for 10 MiB.
 SILENCE_S = 4.0
-SILENCE_S_PER_MIB = 0.05
+SILENCE_S_PER_MIB = 0.25
 # Memory for one file, beside the 100 MB of a worker: several copies of a decoded slice, or of a volume's mask.
 MEMORY_BYTES = 800 << 20
 MEMORY_PER_FILE_BYTE = 6
