@@ -201,6 +201,8 @@ def test_names_of_pictures_that_could_be_others_are_refused(tmp_path):
         ("", "must be a text"),
         ("..", "not in the source"),
         ("x" * 5000, "must be a text"),
+        ("x" * 900, "not in the source"),
+        ("\ud800.png", "not in the source"),
     ):
         assert words in said(coco(tmp_path / "s", [annotation()], [image(name=written)]))[0], written
     path = coco(
@@ -232,6 +234,7 @@ def test_the_patient_is_the_images_or_the_pictures_own(tmp_path):
     assert read(coco(tmp_path, [annotation()], [image(**nobody)]), pictures_table=table)[0][0].patient == "zoe"
     assert read(coco(tmp_path, [annotation()], [image(patient_id=17)]))[0][0].patient == "17"
     assert read(coco(tmp_path, [annotation()], [image(who="Eve")]), patient_by="who")[0][0].patient == "eve"
+    assert read(coco(tmp_path, [annotation()], [image(patient_id="E\ud800ve")]))[0][0].patient == "e ve"
     assert "patient_id must be" in said(coco(tmp_path, [annotation()], [image(patient_id=[1])]))[0]
 
 
@@ -338,6 +341,8 @@ def test_broken_json_is_one_error(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match="coco"):
         list(read_coco(SourceFile(1, path, "coco.json"), Given()))
+    (found,) = check_source(path, OPTIONS)
+    assert found.severity == "error"
 
 
 def test_images_and_categories_that_are_broken_or_double(tmp_path):

@@ -53,7 +53,8 @@ def import_(
         out: Folder to create: manifest, pixels, import_report.csv, contact_sheet.png.
         labels: CSV with the columns patient_id, label and, if wanted, lesion_id; for DeepLesion, LesaNet's JSON.
         label_map: NAME=CLASS for a ROI name, segment label, code, folder name, label value or table label; repeatable.
-            * and ? match as in a shell; NAME=- leaves those lesions out.
+            * and ? match as in a shell; NAME=- leaves those lesions out, *=- all that no other rule fits. With
+            LesaNet's JSON, NAME is one of its terms (cyst, hemangioma and metastasis if not given).
         format: The one format to read where a folder holds several, for example rtstruct.
         hu_offset: Added to the values of PNG images to give HU, for example -32768.
         spacing: ROW,COLUMN in mm, of pictures that do not say it themselves, for example 0.8,0.8.

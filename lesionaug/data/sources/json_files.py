@@ -76,9 +76,11 @@ def entries_of(content: dict[str, Any], name: str, where: str) -> list[Any]:
 
 
 def text_of(value: Any) -> str:
-    """A text or a whole number as trimmed text, '' for anything else."""
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18):
-        return str(value).strip()
+    """A text of up to 200 characters or a whole number as trimmed text that prints, '' for anything else."""
+    if isinstance(value, str) and len(value) <= 200:
+        return "".join(c if c.isprintable() else " " for c in value).strip()  # half a surrogate cannot be encoded
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
+        return str(value)
     return ""
 
 
@@ -243,7 +245,7 @@ class PicturesByName:
         for name in names:
             for folder in (self._folder, self._root):
                 path = Path(posixpath.normpath((folder / name).as_posix()))
-                if self._root in path.parents and path.is_file():
+                if self._root in path.parents and _is_file(path):
                     return path
         found = {file.path: file for name in names for file in self._like(name)}
         if len(found) > 1:
@@ -264,6 +266,13 @@ class PicturesByName:
             if list(own[-shared:]) == parts[-shared:]:
                 found.append(file)
         return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the system allows
+        return False
 
 
 def millimetres(value: Any, where: str) -> float:

@@ -124,12 +124,8 @@ def _read_shape(entry: Any, number: int, at: str) -> _Shape:
     if group is not None and not text_of(group):
         raise MarginRefused(at, "group_id must be a whole number or a text", _EXPORT_AGAIN, "broken group")
     flags = entry.get("flags")
-    named = (
-        tuple(name for name, on in flags.items() if on is True and 0 < len(name) <= 200)
-        if isinstance(flags, dict)
-        else ()
-    )
-    return _Shape(number, kind, label, text_of(group), named[:20], entry)
+    on = [text_of(name) for name, value in flags.items() if value is True] if isinstance(flags, dict) else []
+    return _Shape(number, kind, label, text_of(group), tuple(filter(None, on))[:20], entry)
 
 
 def _draw(shapes: list[_Shape], picture: Picture, at: str, given: Given) -> MarginOnSlice:

@@ -100,6 +100,8 @@ def _csv(source: SourceFile) -> Recognised:
 
 def _json(source: SourceFile) -> Recognised:
     content = read_json_object(source)
+    if content is None:
+        return Recognised(UNKNOWN, f"a JSON file that is broken or above {_MOST_JSON_BYTES >> 20} MiB")
     if {"images", "annotations"} <= content.keys():
         return Recognised("coco")
     if {"shapes", "imagePath"} <= content.keys():
@@ -109,12 +111,12 @@ def _json(source: SourceFile) -> Recognised:
     return Recognised("slicer" if "markups" in content else UNKNOWN)
 
 
-def read_json_object(source: SourceFile) -> dict[str, Any]:
-    """A JSON file's object, empty where it is none."""
+def read_json_object(source: SourceFile) -> dict[str, Any] | None:
+    """A JSON file's object, empty where it holds something else, None where it cannot be read."""
     if source.path.stat().st_size > _MOST_JSON_BYTES:
-        return {}
+        return None
     try:
         content = json.loads(source.path.read_bytes())
     except (ValueError, RecursionError):
-        return {}
+        return None
     return content if isinstance(content, dict) else {}
