@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesionaug.data.files import json_text, write_json_atomic
-from lesionaug.data.own_json import is_count, is_name, parse_json
+from lesionaug.data.own_files import is_count, is_name, parse_json, read_plain_file
 from lesionaug.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -165,9 +165,8 @@ def load_folds(path: Path) -> Folds:
         DataError: Missing, unknown or damaged file, or folds that leak.
     """
     try:
-        if path.stat().st_size > _MAX_FOLDS_BYTES:
-            raise ValueError(f"more than {_MAX_FOLDS_BYTES >> 20} MiB")
-        saved: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        fix = "Start a new run folder"
+        saved: dict[str, Any] = parse_json(read_plain_file(path.resolve(), path.name, _MAX_FOLDS_BYTES, fix))
         if saved["schema"] != FOLDS_SCHEMA:
             raise ValueError(f"schema {str(saved['schema'])[:20]!r}, this version reads {FOLDS_SCHEMA}")
         rows = [tuple(row[name] for name in ("lesion_id", "patient_id", "label", "fold")) for row in saved["lesions"]]
@@ -182,7 +181,7 @@ def load_folds(path: Path) -> Folds:
         return Folds(num_folds, seed, tuple(FoldedLesion(*row) for row in rows))
     except DataError as error:
         raise DataError(path.name, error.rule, error.fix) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             path.name, f"these folds cannot be read ({type(error).__name__}: {error})", "Start a new run folder"
         ) from error

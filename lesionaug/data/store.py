@@ -9,7 +9,6 @@ A reader checks all of it before a number is used, so a damaged or hostile store
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from lesionaug.data.files import check_new_folder, commit_directory, write_bytes_atomic, write_json_atomic
+from lesionaug.data.own_files import MAX_NAME, is_count, is_name, parse_json, read_plain_file
 from lesionaug.data.rois import DEFAULT_WINDOW_HU, KINDS, UNLABELLED, RoiBatch
 from lesionaug.data.slices import HU_CLIP
 from lesionaug.errors import DataError
@@ -35,8 +35,7 @@ _MAX_MANIFEST_BYTES = 256 << 20
 _MAX_SIDE = 1 << 16
 _MAX_DIAMETER = 1 << 18
 _MAX_NUMBER = 1e30  # whole numbers of a JSON file have no limit, and NaN is at most nothing
-_MAX_NAME = 200
-_NAME = f"1 .. {_MAX_NAME} printable characters"
+_NAME = f"1 .. {MAX_NAME} printable characters"
 _FIX = "Import the source again"
 
 
@@ -171,8 +170,8 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     where = f"{folder.name}/{MANIFEST}"
     content = _read(folder, MANIFEST, _MAX_MANIFEST_BYTES)
     try:
-        manifest = json.loads(content, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        manifest = parse_json(content)
+    except ValueError as error:
         raise DataError(where, "the manifest is no valid JSON", _FIX) from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise DataError(where, f"this is no ROI store: its schema is not '{SCHEMA}'", "Give a folder of `data import`")
@@ -249,24 +248,9 @@ def load_rois(path: str | os.PathLike[str]) -> RoiBatch:
 
 def _read(folder: Path, name: str, limit: int) -> bytes:
     """A file of the store, which must be a plain file within it and no larger than `limit` bytes."""
-    path = folder / name
-    where = f"{folder.name}/{name}"
     if not folder.is_dir():
         raise DataError(folder.name, "there is no such ROI store", "Give the folder that `lesionaug data import` wrote")
-    if path.is_symlink():
-        raise DataError(where, "files of a store must be plain files, this one is a link", "Copy the store whole")
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(limit + 1)
-    except OSError as error:
-        raise DataError(where, f"the file cannot be read ({error.strerror})", _FIX) from error
-    if len(content) > limit:
-        raise DataError(where, "the file is larger than its manifest allows", _FIX)
-    return content
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+    return read_plain_file(folder / name, f"{folder.name}/{name}", limit, _FIX)
 
 
 def _check_manifest(manifest: dict[str, Any], where: str) -> None:
@@ -277,10 +261,10 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
     rule(manifest.get("kind") in KINDS, f"kind must be one of {', '.join(KINDS)}")
     classes: Any = manifest.get("classes")
     rule(
-        isinstance(classes, list) and all(_is_name(c) for c in classes) and len(set(classes)) == len(classes),
+        isinstance(classes, list) and all(is_name(c) for c in classes) and len(set(classes)) == len(classes),
         f"classes must be distinct names of {_NAME}",
     )
-    clip = manifest.get("hu_clip")
+    clip: Any = manifest.get("hu_clip", ())
     rule(clip is None or (_are_numbers(clip, 2) and clip[0] < clip[1]), "hu_clip must be two rising numbers or null")
     window: Any = manifest.get("window_hu")
     rule(_are_numbers(window, 2) and window[0] < window[1], "window_hu must be two rising numbers")
@@ -291,7 +275,7 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
         and pixels.get("dtype") in ("int16", "float32")
         and isinstance(pixels.get("masks"), bool)
         and isinstance(pixels.get("sha256"), str)
-        and _is_count(pixels.get("num_pixels"), 1, 1 << 40),
+        and is_count(pixels.get("num_pixels"), 1, 1 << 40),
         f"pixels must state file '{PIXELS}', sha256, dtype, num_pixels and masks",
     )
     lesions = manifest.get("lesions")
@@ -301,13 +285,13 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
     for index, lesion in enumerate(lesions):
         rule(isinstance(lesion, dict), f"lesion {index} must be an object")
         for name in ("id", "patient"):
-            rule(_is_name(lesion.get(name)), f"lesion {index}: {name} must be {_NAME}")
+            rule(is_name(lesion.get(name)), f"lesion {index}: {name} must be {_NAME}")
         rule(
-            lesion.get("label") is None or lesion.get("label") in classes,
+            "label" in lesion and (lesion["label"] is None or lesion["label"] in classes),
             f"lesion {index}: label is none of the classes",
         )
         for name in ("height", "width"):
-            rule(_is_count(lesion.get(name), 1, _MAX_SIDE), f"lesion {index}: {name} must be a count")
+            rule(is_count(lesion.get(name), 1, _MAX_SIDE), f"lesion {index}: {name} must be a count")
         rule(_are_numbers(lesion.get("center"), 2), f"lesion {index}: center must be two numbers")
         rule(
             _are_numbers([lesion.get("diameter_px")], 1) and 0 < lesion["diameter_px"] <= _MAX_DIAMETER,
@@ -318,32 +302,24 @@ def _check_manifest(manifest: dict[str, Any], where: str) -> None:
             -diameter <= x <= lesion["width"] + diameter and -diameter <= y <= lesion["height"] + diameter,
             f"lesion {index}: center must lie within its diameter of the crop",
         )
-        spacing = lesion.get("spacing_mm")
+        spacing: Any = lesion.get("spacing_mm", ())
         rule(
             spacing is None or (_are_numbers(spacing, 2) and min(spacing) > 0),
             f"lesion {index}: spacing_mm must be two numbers above 0, or null",
         )
         rule(
-            (spacing is None) == (lesions[0].get("spacing_mm") is None),
+            (spacing is None) == (lesions[0]["spacing_mm"] is None),
             "spacing_mm must be known of all lesions or of none",
         )
         origin = lesion.get("origin")
         rule(
-            isinstance(origin, list) and len(origin) == 2 and all(_is_count(o, -(1 << 31), 1 << 31) for o in origin),
+            isinstance(origin, list) and len(origin) == 2 and all(is_count(o, -(1 << 31), 1 << 31) for o in origin),
             f"lesion {index}: origin must be two whole numbers",
         )
     rule(
         sum(lesion["height"] * lesion["width"] for lesion in lesions) == pixels["num_pixels"],
         "the sizes of the lesions do not add up to num_pixels",
     )
-
-
-def _is_count(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= _MAX_NAME and value.isprintable()
 
 
 def _are_numbers(value: object, count: int) -> bool:

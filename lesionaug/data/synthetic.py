@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lesionaug.data.files import check_new_folder, commit_directory, write_bytes_atomic, write_json_atomic
+from lesionaug.data.own_files import is_count, is_name, parse_json, read_plain_file
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.rois import KINDS, RoiBatch
 from lesionaug.errors import DataError
@@ -22,6 +22,7 @@ SCHEMA = "lesionaug-synthetic"
 SCHEMA_VERSION = 1
 _MANIFEST, _IMAGES = "manifest.json", "images.safetensors"
 _FIX = "Sample the GAN again"
+_MAX_MANIFEST_BYTES, _MAX_IMAGES_BYTES = 256 << 20, 16 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def save_synthetic(rois: SyntheticRois, path: str | os.PathLike[str]) -> None:
         "classes": list(rois.classes),
         "num_images": len(rois),
         "split": rois.split,
-        "window_hu": list(rois.window_hu),
+        "window_hu": [float(bound) for bound in rois.window_hu],
         "sources": rois.provenance.to_json(),
         "sha256": hashlib.sha256(content).hexdigest(),
         "details": dict(rois.details),
@@ -109,40 +110,49 @@ def load_synthetic(path: str | os.PathLike[str]) -> SyntheticRois:
         )
     where = f"{folder.name}/{_MANIFEST}"
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json(read_plain_file(folder / _MANIFEST, where, _MAX_MANIFEST_BYTES, _FIX))
         if manifest["schema"] != SCHEMA:
             raise DataError(where, f"this is no store of synthetic ROIs: its schema is not '{SCHEMA}'", _FIX)
-        if manifest["version"] != SCHEMA_VERSION:
+        if not is_count(manifest["version"], SCHEMA_VERSION, SCHEMA_VERSION):
             raise DataError(
                 where,
                 f"this release reads version {SCHEMA_VERSION} of a store, got {str(manifest['version'])[:20]}",
                 "Use the release that wrote it, or sample the GAN again",
             )
-        low, high = (float(bound) for bound in manifest["window_hu"])
-        if not low < high or manifest["kind"] not in KINDS:
-            raise ValueError("window or kind")
-        content = (folder / _IMAGES).read_bytes()
+        low, high = manifest["window_hu"]
+        if not all(isinstance(bound, float) for bound in (low, high)) or not low < high:
+            raise ValueError("window_hu must be two rising numbers")
+        if manifest["kind"] not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}")
+        classes = manifest["classes"]
+        if not all(is_name(name) for name in classes) or len(set(classes)) != len(classes):
+            raise ValueError("classes must be distinct names that print")
+        if not is_count(manifest["split"], 0, 1 << 31) or not isinstance(manifest["details"], dict):
+            raise ValueError("split must be a whole number, details an object")
+        content = read_plain_file(folder / _IMAGES, f"{folder.name}/{_IMAGES}", _MAX_IMAGES_BYTES, _FIX)
         if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
             raise DataError(
                 f"{folder.name}/{_IMAGES}", "the file is not the one the manifest was written for (SHA-256)", _FIX
             )
         tensors = load(content)
+        if tensors.keys() != {"images", "labels"}:
+            raise ValueError("the arrays must be images and labels")
         found = SyntheticRois(
             images=tensors["images"],
             labels=tensors["labels"],
-            classes=tuple(str(name) for name in manifest["classes"]),
+            classes=tuple(classes),
             kind=manifest["kind"],
-            split=int(manifest["split"]),
+            split=manifest["split"],
             window_hu=(low, high),
             provenance=Provenance.from_json(manifest["sources"]),
-            details=dict(manifest["details"]),
+            details=manifest["details"],
         )
         _check(found.images, found.labels, found.classes)
         if len(found) != manifest["num_images"]:
             raise ValueError("num_images")
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError, SafetensorError) as error:
         raise DataError(where, f"the store cannot be read ({type(error).__name__}: {error})", _FIX) from error
     return found
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lesionaug.data.folds import FoldedLesion, Folds, load_folds
-from lesionaug.data.own_json import parse_json
+from lesionaug.data.own_files import parse_json
 from lesionaug.data.provenance import Provenance, content_hashes
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.data.synthetic import load_synthetic

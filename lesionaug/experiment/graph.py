@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lesionaug.data.files import commit_directory, write_json_atomic
-from lesionaug.data.own_json import parse_json
+from lesionaug.data.own_files import parse_json
 from lesionaug.errors import DataError
 from lesionaug.experiment.protocol import Step
 

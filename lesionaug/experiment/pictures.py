@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lesionaug.augment.sheet import contact_sheet, figure_png, random_lesions
 from lesionaug.data.files import write_bytes_atomic, write_json_atomic
-from lesionaug.data.own_json import parse_json
+from lesionaug.data.own_files import parse_json
 from lesionaug.data.store import load_rois, manifest_sha256
 from lesionaug.data.synthetic import load_synthetic
 from lesionaug.errors import DataError

@@ -15,7 +15,7 @@ import numpy as np
 
 from lesionaug.augment.sheet import show_window
 from lesionaug.data.files import write_bytes_atomic
-from lesionaug.data.own_json import parse_json
+from lesionaug.data.own_files import parse_json
 from lesionaug.experiment import paper
 from lesionaug.experiment.figures import (
     ConfusionPanel,

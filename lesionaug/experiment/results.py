@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lesionaug.data.folds import Folds, load_folds
-from lesionaug.data.own_json import parse_json
+from lesionaug.data.own_files import parse_json
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.classification import ClassificationSummary, confusion_matrix
 from lesionaug.experiment.config import RunConfig, validate_config

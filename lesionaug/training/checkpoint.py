@@ -21,7 +21,7 @@ from lesionaug.data.files import (
     write_json_atomic,
     write_text_atomic,
 )
-from lesionaug.data.own_json import is_count, parse_json
+from lesionaug.data.own_files import is_count, parse_json
 from lesionaug.errors import DataError
 
 CHECKPOINT_SCHEMA = 1

@@ -1,12 +1,38 @@
-"""The JSON that this package writes, read back as if a stranger had written it."""
+"""Files that this package writes, read back as if a stranger had written them."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import stat
+from pathlib import Path
 from typing import Any
 
+from lesionaug.errors import DataError
+
 MAX_NAME = 200  # of an id, a pseudonym or a class
+
+
+def read_plain_file(path: Path, where: str, most_bytes: int, fix: str) -> bytes:
+    """The bytes of a plain file: no link that leads elsewhere, no pipe or device that never ends.
+
+    Raises:
+        DataError: When it is anything else, is missing, cannot be read, or is larger than `most_bytes`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as stream:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(where, "this must be a plain file", fix)
+            if status.st_size > most_bytes:
+                raise DataError(where, f"the file is larger than it may be ({most_bytes} bytes)", fix)
+            return stream.read()
+    except OSError as error:
+        if path.is_symlink():
+            raise DataError(where, "this must be a plain file, not a link", "Copy the folder whole") from error
+        raise DataError(where, f"the file cannot be read ({error.strerror})", fix) from error
 
 
 def parse_json(content: str | bytes) -> Any:
