@@ -27,6 +27,7 @@ from lesionaug.experiment.choices import smallest_best
 from lesionaug.experiment.graph import TRAIN_ANEW
 from lesionaug.experiment.protocol import SIZED, STAGES, choice_name, memorisation_name, task_name
 from lesionaug.experiment.results import read_json
+from lesionaug.experiment.study_results import expert_numbers
 
 if TYPE_CHECKING:
     from lesionaug.experiment.config import Control
@@ -641,6 +642,7 @@ def _finite(value: float) -> float | None:
 
 def _count_paper(values: dict[str, Number]) -> None:
     """The paper's own numbers, from `experiment/paper.py`; all their keys begin with `paper.`."""
+    values.update(expert_numbers())
     values["paper.lesions"] = paper.NUM_LESIONS
     values["paper.difference"] = PAPER_DIFFERENCE
     for name, count in zip(paper.CLASSES, paper.CLASS_COUNTS, strict=True):

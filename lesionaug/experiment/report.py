@@ -24,6 +24,7 @@ from lesionaug.experiment.readings import readings, show_value
 from lesionaug.experiment.report_figures import Figure, write_figures
 from lesionaug.experiment.report_tables import write_tables
 from lesionaug.experiment.results import RunResults, load_run
+from lesionaug.experiment.study_results import StudyResults, render_study, study_of_run
 
 __all__ = ["write_pictures", "write_report"]
 
@@ -46,6 +47,7 @@ _SECTIONS = {
     "synthetic": "Synthetic images (Fig. 6 of the paper)",
     "maps": "Maps of the features (Fig. 9 of the paper)",
     "memorisation": "Memorisation",
+    "study": "Reader study (Table III of the paper)",
     "paper": "What the paper printed",
     "learning": "Learning curves",
     "readings": "Readings of the paper",
@@ -71,6 +73,7 @@ _SOURCES = (
     ("choice", "`choices/choice-ARM/choice.json`, counted from predictions of the models it names"),
     ("optimum", "the classic group of the paper's rule"),
     ("memorisation", "`memorisation/memorisation-GAN-split*/evaluation.json`"),
+    ("study", "`study/analysis.json`, written by `lesionaug study analyse --run`"),
     ("task, stage, step, run", "`task.json` of every step's folder"),
     ("paper", "what the paper printed: part of the software, `lesionaug/experiment/paper.py`"),
 )
@@ -115,6 +118,8 @@ def write_report(
         write_pictures(run, store_path)
     step(2)
     numbers = collect_numbers(results)
+    study = study_of_run(results)
+    numbers.values.update(study.values if study else {})
     step(3)
     folder = run / _folder(share)
     if share:  # nothing that lay there before may leave with it
@@ -126,7 +131,7 @@ def write_report(
     write_json_atomic(folder / "numbers.json", {"schema": 2, "kind": results.kind, "numbers": numbers.values})
     step(4)
     page = run / f"{_folder(share)}.html"
-    write_text_atomic(page, render(results, numbers, figures, share=share))
+    write_text_atomic(page, render(results, numbers, figures, study, share=share))
     step(5)
     return page
 
@@ -163,13 +168,21 @@ def format_number(value: Number, style: str) -> str:
     return f"{round(value):,}"
 
 
-def render(results: RunResults, numbers: ReportNumbers, figures: dict[str, Figure], *, share: bool = False) -> str:
+def render(
+    results: RunResults,
+    numbers: ReportNumbers,
+    figures: dict[str, Figure],
+    study: StudyResults | None = None,
+    *,
+    share: bool = False,
+) -> str:
     """The page as HTML text.
 
     Args:
         results: The run.
         numbers: What `collect_numbers` counted.
         figures: Figures by name, as `write_figures` returns them; any may be absent.
+        study: The reader study, whose numbers are among `numbers`.
         share: Say what was left out.
     """
 
@@ -236,6 +249,7 @@ def render(results: RunResults, numbers: ReportNumbers, figures: dict[str, Figur
         if several
         else "",
         figures={name: figures.get(name) for name in names},
+        study=render_study(environment, study, num, in_report=True),
         galleries=[figure for name, figure in figures.items() if name.startswith("memorisation-")],
         no_pictures=NO_PICTURES,
         paper_results=(paper.CNN_AUG, paper.CNN_AUG_GAN, paper.BOVW_MI, *paper.TABLE_IV),

@@ -36,9 +36,10 @@ def write_tables(results: RunResults, numbers: ReportNumbers, folder: Path) -> N
         "memorisation": _memorisation(numbers),
         "models": _models(numbers),
         "steps": _steps(results, numbers),
+        "study": _study(numbers),
     }
     for name, (header, rows) in tables.items():
-        if name in ("memorisation", "pairs", "choices") and not rows:
+        if name in ("memorisation", "pairs", "choices", "study") and not rows:
             continue
         _write_csv(folder / f"{name}.csv", [*header, "data"], ([*row, banner(results.kind)] for row in rows))
 
@@ -211,6 +212,10 @@ def _steps(results: RunResults, numbers: ReportNumbers) -> Table:
         for step in results.steps
     ]  # fmt: skip
     return ("step", "stage", "folder", "done", "seconds", "sha256_of_its_files"), rows
+
+
+def _study(numbers: ReportNumbers) -> Table:
+    return ("measure", "value"), [[key, value] for key, value in numbers.values.items() if key.startswith("study.")]
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -30,9 +30,9 @@ _AGAIN = "Write it again with `lesionaug study analyse STUDY OUT --run RUN`"
 _TEXTS: Mapping[str, tuple[str, str]] = {
     "study_forest": (
         "Accuracy, balanced accuracy and area under the ROC curve of every reader; the numbers are in the table below.",
-        "Real or synthetic: accuracy with its Wilson 95 % interval beside what a reader who always says real would have "
-        "(dashed), balanced accuracy (Newcombe) and area under the ROC curve (bootstrap), whose chance is 50 % and 0.5. "
-        "The mean's interval draws readers and images.",
+        "Real or synthetic: accuracy with its Wilson 95 % interval beside what a reader who always says real would "
+        "have (dashed), balanced accuracy (Newcombe) and area under the ROC curve (bootstrap), whose chance is 50 % "
+        "and 0.5. The mean's interval draws readers and images.",
     ),
     "study_ratings": (
         "ROC curves of the readers and histograms of their ratings of real and of synthetic images.",
@@ -45,9 +45,9 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "GAN was asked for.",
     ),
     "study_kappa": (
-        "Cohen's kappa of any two readers, and of each reader with their own repeats; the numbers are in the tables below.",
-        "Cohen's kappa with bootstrap 95 % intervals: of two readers off the diagonal, of a reader's repeated answers on "
-        "it. 0 is what chance gives, 1 full agreement.",
+        "Cohen's kappa of any two readers, and of each reader's repeats; the numbers are in the tables below.",
+        "Cohen's kappa with bootstrap 95 % intervals: of two readers off the diagonal, of a reader's repeated answers "
+        "on it. 0 is what chance gives, 1 full agreement.",
     ),
     "study_times": (
         "Median response times of every reader by answer.",

@@ -27,6 +27,7 @@ from lesionaug.data.files import (
 )
 from lesionaug.errors import DataError
 from lesionaug.evaluation.classification import confusion_matrix
+from lesionaug.evaluation.distances import Estimate
 from lesionaug.evaluation.statistics import bootstrap_difference, holm, mcnemar
 from lesionaug.experiment.study_results import ANALYSIS_SCHEMA, ANALYSIS_VERSION, FIGURES, flatten, models_sha256
 from lesionaug.study import measures
@@ -56,7 +57,7 @@ class Counted:
 
 
 @dataclass(frozen=True, eq=False)
-class _Data:
+class Judged:
     """A study beside its truth.
 
     Attributes:
@@ -75,13 +76,9 @@ class _Data:
     readers: tuple[Reader, ...]
     counted: Mapping[tuple[int, str], Counted]
 
-    def called_real(self, choice: Any) -> Any:
-        """Whether an answer to the origin, or an array of them, says "real"."""
-        return choice >= (1 if self.design.scale == "two-key" else 4)
-
     def decision(self, task: str, choice: int) -> int:
         """The answer as it is compared: the class, or 1 for "real"."""
-        return choice if task == "class" else int(self.called_real(choice))
+        return choice if task == "class" else int(says_real(self.design, choice))
 
     def truth(self, task: str, item: int) -> int:
         """The right decision."""
@@ -91,6 +88,11 @@ class _Data:
         """The cases of some items."""
         index = np.array(items, dtype=np.int64)
         return Cases(self.real[index], self.cases.block[index])
+
+
+def says_real(design: Design, choice: Any) -> Any:
+    """Whether an answer to the origin, or an array of them, says "real": the upper half of the scale."""
+    return choice >= (1 if design.scale == "two-key" else 4)
 
 
 def analyse_study(study: Path, out: Path, truth: Path | None = None, run: Path | None = None) -> Path:
@@ -111,8 +113,8 @@ def analyse_study(study: Path, out: Path, truth: Path | None = None, run: Path |
         DataError: Files that are missing or were changed, a truth of another study, a run over other lesions.
     """
     from lesionaug.experiment.results import load_run
-    from lesionaug.study.figures import write_figures
     from lesionaug.study.analysis_page import render_analysis
+    from lesionaug.study.figures import write_figures
 
     check_new_folder(out, "the analysis")
     found = load_study(study)
@@ -142,7 +144,7 @@ def summarise(study: Study, truth: Truth, answers: AllAnswers, run: RunResults |
     Raises:
         DataError: A run over other lesions, or with other classes of them.
     """
-    data = _judge(study, truth, answers)
+    data = judge(study, truth, answers)
     design = study.design
     shown = [item for item in truth.items if not item.practice]
     analysis: dict[str, Any] = {
@@ -174,8 +176,8 @@ def summarise(study: Study, truth: Truth, answers: AllAnswers, run: RunResults |
     return analysis
 
 
-def _judge(study: Study, truth: Truth, answers: AllAnswers) -> _Data:
-    """Sort the answers that count by reader and task."""
+def judge(study: Study, truth: Truth, answers: AllAnswers) -> Judged:
+    """Sort the answers that count by reader and task: without practice, the last revision of each."""
     revisions: dict[tuple[int, int], list[Answer]] = {}
     for answer in answers.answers:
         revisions.setdefault((answer.reader, answer.trial), []).append(answer)
@@ -198,10 +200,10 @@ def _judge(study: Study, truth: Truth, answers: AllAnswers) -> _Data:
     real = np.array([item.origin == "real" for item in truth.items], dtype=np.bool_)
     label = np.array([study.design.classes.index(item.class_name) for item in truth.items], dtype=np.int64)
     cases = Cases.of(real, [item.patient for item in truth.items])
-    return _Data(study.design, real, label, cases, answers.readers, counted)
+    return Judged(study.design, real, label, cases, answers.readers, counted)
 
 
-def _reader(data: _Data, reader: Reader, answers: Sequence[Answer], num_trials: int) -> dict[str, Any]:
+def _reader(data: Judged, reader: Reader, answers: Sequence[Answer], num_trials: int) -> dict[str, Any]:
     """Everything about one reader alone."""
     mine = [answer for answer in answers if answer.reader == reader.reader]
     found: dict[str, Any] = {
@@ -227,7 +229,7 @@ def _reader(data: _Data, reader: Reader, answers: Sequence[Answer], num_trials: 
     return found
 
 
-def _class_measures(data: _Data, counted: Counted) -> dict[str, Any]:
+def _class_measures(data: Judged, counted: Counted) -> dict[str, Any]:
     """Class accuracy on real and on synthetic images, the difference, and both confusion matrices."""
     items, said = _columns(counted.first)
     label, real = data.label[items], data.real[items]
@@ -250,10 +252,10 @@ def _class_measures(data: _Data, counted: Counted) -> dict[str, Any]:
     return found
 
 
-def _origin_measures(data: _Data, counted: Counted) -> dict[str, Any]:
+def _origin_measures(data: Judged, counted: Counted) -> dict[str, Any]:
     """Real or synthetic: every measure with its baseline."""
     items, ratings = _columns(counted.first)
-    real, called = data.real[items], data.called_real(ratings)
+    real, called = data.real[items], says_real(data.design, ratings)
     sensitivity = rate(int((called & real).sum()), int(real.sum()))
     specificity = rate(int((~called & ~real).sum()), int((~real).sum()))
     correct, total = sensitivity.count + specificity.count, items.size
@@ -277,7 +279,7 @@ def _origin_measures(data: _Data, counted: Counted) -> dict[str, Any]:
     }
 
 
-def _pairs(data: _Data) -> dict[str, Any]:
+def _pairs(data: Judged) -> dict[str, Any]:
     """Any two readers about the images both have answered for."""
     found: dict[str, Any] = {}
     for one, other in itertools.combinations((reader.reader for reader in data.readers), 2):
@@ -299,19 +301,19 @@ def _pairs(data: _Data) -> dict[str, Any]:
     return found
 
 
-def _pooled(data: _Data, task: str) -> dict[str, Any]:
+def _pooled(data: Judged, task: str) -> dict[str, Any]:
     """Means over the readers who have answered for real and for synthetic images."""
     columns = [_columns(data.counted[reader.reader, task].first) for reader in data.readers]
     both = [(items, said) for items, said in columns if items.size and 0 < data.real[items].sum() < items.size]
     if task == "origin":
-        readers = [ReaderRatings(items, said, data.called_real(said)) for items, said in both]
+        readers = [ReaderRatings(items, said, says_real(data.design, said)) for items, said in both]
         measured = measures.pooled_detection(data.cases, readers)
     else:
         measured = measures.pooled_class_accuracy(data.cases, [(i, data.label[i] == said) for i, said in both])
     return {"num_readers": len(both), **{name: _estimate(value) for name, value in measured.items()}}
 
 
-def _against_cnn(data: _Data, truth: Truth, run: RunResults) -> dict[str, Any]:
+def _against_cnn(data: Judged, truth: Truth, run: RunResults) -> dict[str, Any]:
     """Each reader beside each method of the run, on the same real lesions, whose class both have said.
 
     A lesion's prediction is that of the model that did not see its fold. McNemar's test is of the first seed; the
@@ -366,7 +368,7 @@ def _against_cnn(data: _Data, truth: Truth, run: RunResults) -> dict[str, Any]:
     return found
 
 
-def _notes(data: _Data, analysis: Mapping[str, Any]) -> list[str]:
+def _notes(data: Judged, analysis: Mapping[str, Any]) -> list[str]:
     """What must be known beside the numbers, as sentences."""
     readers, notes = analysis["readers"], []
     if not readers:
@@ -414,7 +416,7 @@ def _agreement(first: Sequence[int], second: Sequence[int], cases: Cases) -> dic
     return {"agreed": asdict(found.agreed), "kappa": _estimate(found.kappa)}
 
 
-def _estimate(value: measures.Estimate | None) -> dict[str, float] | None:
+def _estimate(value: Estimate | None) -> dict[str, float] | None:
     return None if value is None else asdict(value)
 
 

@@ -84,7 +84,10 @@ def forest_figure(analysis: Analysis) -> Figure | None:
                     x = scale * one["always_real"]
                     axis.plot([x, x], [y - 0.4, y + 0.4], color=VERMILION, linestyle="--", linewidth=1.6, zorder=4)
             else:
-                axis.axvline(chance, color=VERMILION, linestyle="--", linewidth=1.2, zorder=1)
+                axis.axvline(chance, color=VERMILION, linestyle="--", linewidth=1.4, zorder=1)
+                axis.update_datalim([(chance, 0.0)])
+            axis.margins(x=0.08)
+            axis.set_xlim(*axis.get_xlim())
             axis.set_xlabel(title)
             axis.grid(axis="x", color="#E4E4E4", linewidth=0.6)
             axis.set_axisbelow(True)
@@ -97,8 +100,8 @@ def forest_figure(analysis: Analysis) -> Figure | None:
             Line2D([], [], color=VERMILION, linestyle="--", linewidth=1.4),
         ]
         figure.legend(
-            handles, ["with 95 % interval", "baseline: what needs no eyes"], loc="outside upper left", ncols=2,
-            fontsize=8,
+            handles, ["with 95 % interval", "baseline: the same answer to every image"], loc="outside upper left",
+            ncols=2, fontsize=8,
         )  # fmt: skip
         _say(figure, analysis)
     return figure
@@ -126,7 +129,7 @@ def ratings_figure(analysis: Analysis) -> Figure | None:
     rows = math.ceil(len(origin) / columns)
     with drawing_style():
         figure = Figure(figsize=(7.4, 4.6 + 2.1 * rows))
-        above, below = figure.subfigures(2, 1, height_ratios=[4.0, 0.35 + 2.1 * rows])
+        above, below = figure.subfigures(2, 1, height_ratios=[4.0, 0.35 + 2.1 * rows], squeeze=False)[:, 0]
         curve = above.subplots()
         curve.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.0)
         for number, (name, one) in enumerate(origin.items()):
@@ -214,7 +217,11 @@ def kappa_figure(analysis: Analysis) -> Figure | None:
             shown = np.full((len(numbers), len(numbers), 4), 0.93)
             for i, one in enumerate(numbers):
                 for j, other in enumerate(numbers[: i + 1]):
-                    cell = analysis["readers"][one][task]["repeats"] if i == j else analysis["pairs"][f"{other}-{one}"][task]
+                    cell = (
+                        analysis["readers"][one][task]["repeats"]
+                        if i == j
+                        else analysis["pairs"][f"{other}-{one}"][task]
+                    )
                     kappa, total = cell["kappa"], cell["agreed"]["total"]
                     text, ink = f"n/a\nn = {total}", INK
                     if kappa is not None:
@@ -225,6 +232,9 @@ def kappa_figure(analysis: Analysis) -> Figure | None:
                     axis.text(j, i, text, ha="center", va="center", fontsize=7.5, color=ink)
                 shown[i, i + 1 :] = 1.0
             axis.imshow(shown)
+            for edge in range(1, len(numbers)):
+                axis.axhline(edge - 0.5, color="white", linewidth=1.5)
+                axis.axvline(edge - 0.5, color="white", linewidth=1.5)
             names = [f"reader {n}" for n in numbers]
             axis.set_xticks(range(len(names)), names, fontsize=8, rotation=0 if len(names) < 5 else 45)
             axis.set_yticks(range(len(names)), names, fontsize=8)
@@ -242,7 +252,9 @@ def times_figure(analysis: Analysis) -> Figure | None:
     tasks = [task for task in design["tasks"] if _answered(analysis, task)]
     if not tasks:
         return None
-    origin = ["synthetic", "real"] if design["scale"] == "two-key" else ["1 (synthetic)", "2", "3", "4", "5", "6 (real)"]
+    origin = (
+        ["synthetic", "real"] if design["scale"] == "two-key" else ["1 (synthetic)", "2", "3", "4", "5", "6 (real)"]
+    )
     answers = {"class": [_short(name) for name in design["classes"]], "origin": origin}
     numbers = list(analysis["readers"])
     with drawing_style():
@@ -256,7 +268,9 @@ def times_figure(analysis: Analysis) -> Figure | None:
                     if one["median"] is None:
                         continue
                     place = y + (number - (len(numbers) - 1) / 2) * 0.8 / len(numbers)
-                    axis.plot([one["lower_quartile"], one["upper_quartile"]], [place, place], color=colour, linewidth=1.4)
+                    axis.plot(
+                        [one["lower_quartile"], one["upper_quartile"]], [place, place], color=colour, linewidth=1.4
+                    )
                     axis.plot([one["median"]], [place], color=colour, marker=marker, markersize=5, linestyle="none")
             axis.set_yticks(range(len(answers[task])), answers[task])
             axis.set_ylim(len(answers[task]) - 0.5, -0.5)
