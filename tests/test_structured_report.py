@@ -121,6 +121,14 @@ def test_outlines_in_pixels_count_from_the_edge(tmp_path, kind, points):
     assert (margin.key, margin.patient, findings) == ("1", "pat-1", [])
 
 
+def test_an_outline_of_more_than_64_kib(tmp_path):
+    slices = series(tmp_path)
+    dataset = report(group(region("POLYLINE", ring(30.5, 25.5, 9.3, points=9000), slices[1].SOPInstanceUID)))
+    (margin,), findings = margins(tmp_path, dataset)
+    assert np.array_equal(margin.slices[0].mask, disc(HEIGHT, WIDTH, 30.5, 25.5, 9.3))
+    assert not findings
+
+
 def test_a_turned_ellipse(tmp_path):
     slices = series(tmp_path)
     centre, along, across = np.array([40.25, 30.5]), np.array([12.0, 9.0]), np.array([-3.0, 4.0])  # half axes 15 and 5

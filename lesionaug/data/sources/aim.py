@@ -54,6 +54,7 @@ def read_aim(source: SourceFile, given: Given) -> Iterator[Margin]:
     if root.tag not in ROOTS:
         raise DataError(source.name, f"AIM must have the root {' or '.join(ROOTS)}", "Export the annotations again")
     annotations = [root] if root.tag == _ANNOTATION else list(root.iter(_ANNOTATION))
+    named = None if given.options.patient_by else _patient(root)
     num_outlined = 0
     for number, annotation in enumerate(annotations, 1):
         given.step(number - 1, len(annotations), "drawing margins")
@@ -72,7 +73,7 @@ def read_aim(source: SourceFile, given: Given) -> Iterator[Margin]:
                     num_outlined += bool(others)
                     continue
                 num_outlined += 1
-                patient = None if given.options.patient_by else _patient(root)
+                patient = named
                 on_slice, missing = match_regions(regions, given.index, where, patient=patient)
                 entries = _draw(on_slice, where, findings)
                 if patient is None:

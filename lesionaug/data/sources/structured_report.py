@@ -239,6 +239,8 @@ def _read_outlines(
 def _points(item: Dataset, dimensions: int, where: str) -> NDArray[np.float64]:
     """GraphicData as [n, dimensions]."""
     data = item.get("GraphicData")
+    if isinstance(data, bytes) and len(data) % 4 == 0:  # more than 64 KiB of them are written without their type
+        data = np.frombuffer(data, "<f4")
     values = np.atleast_1d(np.asarray(() if data is None else data, dtype=np.float64))
     if values.size == 0 or values.size % dimensions:
         raise MarginRefused(
