@@ -294,3 +294,91 @@ def test_damaged_real_nifti_volumes_are_refused(shared_data, tmp_path):
         row = 'a.nii.gz,P1,1,"1,1 5,1 5,5"'
         assert errors(table(tmp_path, row, head="image,patient_id,slice,polygon_xy")), name
         assert errors(tmp_path / "a.nii.gz"), name
+
+
+MASKED = "image,patient_id,label,mask,row_spacing_mm,col_spacing_mm"
+
+
+def mask_png(path: Path, mask: np.ndarray, kind: str) -> Path:
+    values = {"1": mask, "L": mask * np.uint8(255), "I;16": mask.astype(np.uint16) * 65535, "one": mask * np.uint8(1)}
+    Image.fromarray(values[kind]).save(path)
+    return path
+
+
+def test_masks_of_any_grey_depth_give_the_polygons_lesion(tmp_path):
+    png(tmp_path / "a.png", hu_picture(1))
+    drawn = disc(60, 80, 30.5, 25.5, 7.3)
+    source = table(tmp_path, f"a.png,P1,L1,cyst,{cell(circle(30, 25, 7.3))},1,1")
+    wanted = load_rois(import_source(source, tmp_path / "wanted", PNG).path).lesion_ids
+    for kind in ("1", "L", "I;16", "one"):
+        mask_png(tmp_path / "m.png", drawn, kind)
+        source = table(tmp_path, "a.png,P1,cyst,m.png,1,1", head=MASKED)
+        rois = load_rois(import_source(source, tmp_path / kind.replace(";", ""), PNG).path)
+        assert (rois.lesion_ids, rois.classes) == (wanted, ("cyst",)), kind
+    # Two masks of one lesion are one; names may lie anywhere that the table says.
+    mask_png(tmp_path / "half.png", drawn & (np.arange(80) < 30), "L")
+    mask_png(tmp_path / "rest.png", drawn & (np.arange(80) >= 30), "L")
+    rows = ("a.png,P1,cyst,half.png,1,1,L1", f"a.png,P1,cyst,../{tmp_path.name}/rest.png,1,1,L1")
+    report = import_source(table(tmp_path, *rows, head=MASKED + ",lesion_id"), tmp_path / "both", PNG)
+    assert load_rois(report.path).lesion_ids == wanted
+    absolute = table(tmp_path, f"{tmp_path / 'a.png'},P1,cyst,{tmp_path / 'm.png'},1,1", head=MASKED)
+    assert load_rois(import_source(absolute, tmp_path / "absolute", PNG).path).lesion_ids == wanted
+
+
+def test_nifti_masks_in_a_table_lie_on_their_image(tmp_path):
+    nifti(tmp_path / "a.nii.gz", hu_picture(3), "LPS")
+    drawn = disc(60, 80, 30.5, 25.5, 7.3)
+    nifti(tmp_path / "m.nii.gz", drawn.astype(np.int16), "LPS")
+    png(tmp_path / "a.png", hu_picture(3))
+    head, row = "image,patient_id,slice,mask", "{},P1,1,m.nii.gz"
+    source = table(tmp_path, f"a.png,P1,,cyst,{cell(circle(30, 25, 7.3))},0.9,0.7")
+    wanted = load_rois(import_source(source, tmp_path / "wanted", PNG).path).lesion_ids
+    source = table(tmp_path, row.format("a.nii.gz"), head=head)
+    assert load_rois(import_source(source, tmp_path / "nifti").path).lesion_ids == wanted
+    assert "slice" in errors(table(tmp_path, "a.nii.gz,P1,2,m.nii.gz", head=head))[0]
+    nifti(tmp_path / "m.nii.gz", drawn.astype(np.int16), "RAS")  # the same voxels in another order
+    assert "axes of a mask" in errors(table(tmp_path, row.format("a.nii.gz"), head=head))[0]
+    affine = np.diag([-0.7, -0.9, 5.0, 1.0])
+    affine[0, 3] = 3.0
+    stacked = np.stack([drawn * 0, drawn], axis=-1).transpose(1, 0, 2).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(stacked, affine), tmp_path / "m.nii.gz")
+    assert "grid" in errors(table(tmp_path, row.format("a.nii.gz"), head=head))[0]
+    trusted = ImportOptions(trust_voxels=True)
+    assert load_rois(import_source(source, tmp_path / "trusted", trusted).path).lesion_ids == wanted
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("a.png,P1,cyst,gone.png,1,1,", "mask that the table names is missing"),
+        ("a.png,P1,cyst,small.png,1,1,", "shape of its image"),
+        ("a.png,P1,cyst,colour.png,1,1,", "grey PNG"),
+        ("a.png,P1,cyst,empty.png,1,1,", "no pixel centre"),
+        ("a.png,P1,cyst,broken.png,1,1,", "cannot be read"),
+        ('a.png,P1,cyst,full.png,1,1,"1,1 5,1 5,5"', "not both"),
+        ("a.png,P1,cyst,,1,1,", "polygons must be"),
+    ],
+)
+def test_each_mistake_about_a_mask_has_one_error_with_its_line(tmp_path, row, words):
+    png(tmp_path / "a.png", hu_picture(1))
+    full = np.ones((60, 80), np.uint8)
+    Image.fromarray(full).save(tmp_path / "full.png")
+    Image.fromarray(full[:50]).save(tmp_path / "small.png")
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(tmp_path / "colour.png")
+    Image.fromarray(full * 0).save(tmp_path / "empty.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "full.png").read_bytes()[:60])
+    found = errors(table(tmp_path, row, head=MASKED + ",polygon_xy"))
+    assert len(found) == 1
+    assert words in found[0]
+    assert "lesions.csv line 2" in found[0]
+
+
+def test_one_real_png_and_its_mask_give_the_truth(shared_data, tmp_path):
+    folder = shared_data / "one_lesion"
+    for name in ("000001_01_01_002.png", "mask.png", "windowed_W400_L40.png"):
+        (tmp_path / name).symlink_to(folder / "png" / name)
+    row = "000001_01_01_002.png,FIXTURE-001,metastasis,mask.png,0.810547,0.810547"
+    rois = load_rois(import_source(table(tmp_path, row, head=MASKED), tmp_path / "rois", PNG).path)
+    assert rois.lesion_ids == load_rois(import_source(folder / "rtstruct.dcm", tmp_path / "wanted").path).lesion_ids
+    windowed = row.replace("000001_01_01_002", "windowed_W400_L40")
+    assert "8-bit" in errors(table(tmp_path, windowed, head=MASKED))[0]

@@ -347,8 +347,8 @@ def _check_start(source: SourceFile, where: str) -> None:
             begins = struct.unpack(f"{order}q", header[168:176])[0]
         else:
             continue
-        if not 0 <= begins <= MAX_HEADER_BYTES:
-            raise DataError(where, "the header claims to be longer than any real one", "Save the volume again")
+        if not size <= begins <= MAX_HEADER_BYTES:
+            raise DataError(where, f"the header states an impossible place for the voxels: {begins:g}", "Save it again")
         return
     raise DataError(where, "the file is no NIfTI volume or is cut short", "Save it as .nii or .nii.gz")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -278,8 +280,8 @@ class Pictures:
         self._kept[key] = picture
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
-        for spacing in (stated, facts.spacing_mm):
-            check_spacing(spacing, picture, name)
+        check_spacing(stated, picture, name)
+        check_spacing(facts.spacing_mm, picture, name, "the table of pictures")
         own = {"the file's PatientID is": picture.patient, "the table of pictures has": facts.patient}
         for whose, known in own.items():
             if patient and known and known != patient_key(patient):
@@ -389,14 +391,15 @@ class Pictures:
         return volume
 
 
-def check_spacing(stated: tuple[float, float] | None, picture: Picture, name: str) -> None:
+def check_spacing(
+    stated: tuple[float, float] | None, picture: Picture, name: str, whose: str = "the margin's file"
+) -> None:
     """Refuse a stated spacing (s_x, s_y) that is not the picture's."""
     own = picture.spacing_mm
     if stated is not None and any(abs(a / b - 1) > SAME_SPACING for a, b in zip(stated, own, strict=True)):
         raise DataError(
             name,
-            f"the margin's file says {stated[1]:g} x {stated[0]:g} mm a pixel (row x column), "
-            f"the image {own[1]:g} x {own[0]:g}",
+            f"{whose} says {stated[1]:g} x {stated[0]:g} mm a pixel (row x column), the image {own[1]:g} x {own[0]:g}",
             "Correct the one that is wrong",
         )
 
@@ -418,7 +421,33 @@ def read_png_values(source: SourceFile, name: str) -> NDArray[np.float64]:
                 f"a PNG must be 16-bit grey, this one is '{picture.mode}': windowed 8-bit pictures have lost their HU",
                 "Export HU as 16-bit PNG, use DICOM or NIfTI, or name one in the column hu_image of --pictures",
             )
+        _check_png_is_whole(source.path, picture.size, bool(picture.info.get("interlace")), name)
         return np.array(picture, dtype=np.float64)
+
+
+def _check_png_is_whole(path: Path, size: tuple[int, int], interlaced: bool, name: str) -> None:
+    """Refuse a 16-bit grey PNG whose data end before its last row, which Pillow fills with zeros without a word."""
+    width, height = size
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sides = [(-(-(width - x) // step_x), -(-(height - y) // step_y)) for x, y, step_x, step_y in passes]
+    wanted = sum(rows * (1 + 2 * columns) for columns, rows in sides if columns > 0 and rows > 0)
+    inflater = zlib.decompressobj()
+    found = 0
+    with path.open("rb") as stream:
+        stream.seek(len(PNG_SIGNATURE))
+        while found < wanted and len(start := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", start)
+            content = stream.read(length) if kind == b"IDAT" else b""
+            stream.seek(4 if kind == b"IDAT" else length + 4, 1)
+            while content and found < wanted:
+                found += len(inflater.decompress(content, 1 << 20))
+                content = inflater.unconsumed_tail
+    if found < wanted:
+        raise DataError(name, "the PNG ends before its last row", "Copy or export it again")
+
+
+# Where the passes of an interlaced PNG begin, and their steps: x, y, right, down.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 def read_mask(

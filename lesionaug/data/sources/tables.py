@@ -1,4 +1,7 @@
-"""Margins out of a polygon table (CSV) beside 16-bit PNG, NIfTI or DICOM CT images (columns: docs/import.md)."""
+"""Margins out of a table (CSV) of polygons or masks beside 16-bit PNG, NIfTI or DICOM CT images (docs/import.md).
+
+The images and masks that it names lie relative to the table, or at absolute paths: the table is the user's own.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,133 @@
+"""NIfTI volumes as untrusted input: what a slice holds and where it lies, in bounded memory."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from lesionaug.data.slices import SourceFile
+from lesionaug.data.sources.nifti import NiftiVolume, map_grid
+from lesionaug.errors import DataError
+
+AFFINE = np.diag([-0.7, -0.9, 5.0, 1.0])
+AFFINE[:3, 3] = 30.0, 40.0, -100.0
+
+
+def volume(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE, **options) -> NiftiVolume:
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return NiftiVolume.open(SourceFile(1, path, path.name), **options)
+
+
+def test_slices_read_in_any_order_are_those_of_nibabel(tmp_path):
+    values = np.random.default_rng(0).integers(-900, 900, (9, 7, 6)).astype(np.int16)
+    read = volume(tmp_path / "a.nii.gz", values)
+    assert (read.num_slices, read.stored_shape, read.spacing_mm) == (6, (7, 9), pytest.approx((0.7, 0.9)))
+    for index in (4, 0, 5, 3, 3):
+        assert np.array_equal(read.read(index), values[:, :, index].T)
+        assert np.array_equal(read.slice(index).load().hu, values[:, :, index].T)
+    with pytest.raises(DataError, match=r"0 \.\. 5"):
+        read.slice(6)
+    across_rows = volume(tmp_path / "b.nii", values, AFFINE[:, [0, 2, 1, 3]])
+    assert across_rows.num_slices == 7
+    assert np.array_equal(across_rows.read(2), values[:, 2, :].T)
+
+
+def test_planes_lie_where_the_affine_puts_them(tmp_path):
+    read = volume(tmp_path / "a.nii", np.zeros((9, 7, 6), np.int16))
+    plane = read.plane(3)
+    assert plane.position.tolist() == pytest.approx([-30.0, -40.0, -85.0])  # DICOM's x and y run the other way
+    assert plane.spacing_mm == pytest.approx((0.7, 0.9))
+    assert plane.normal.tolist() == pytest.approx([0.0, 0.0, 1.0])
+    flipped = AFFINE.copy()
+    flipped[0, 0], flipped[0, 3] = 0.7, 30.0 - 0.7 * 8  # the same box, stored from the left
+    turned = volume(tmp_path / "b.nii", np.zeros((9, 7, 6), np.int16), flipped)
+    assert turned.plane(3).position.tolist() == pytest.approx(plane.position.tolist())
+    grid = map_grid(turned, read)
+    assert (grid.axes, grid.flips) == ((0, 1, 2), (True, False, False))
+    assert grid.away < 1e-5
+
+
+def test_scaled_values_are_exact_and_need_no_float_copy(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4000, (200, 200, 60)).astype(np.uint16)
+    image = nibabel.Nifti1Image(values, AFFINE)
+    image.header.set_slope_inter(0.5, -1024)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    nibabel.save(image, tmp_path / "across.nii.gz")
+    read = NiftiVolume.open(SourceFile(1, tmp_path / "a.nii.gz", "a.nii.gz"))
+    tracemalloc.start()
+    for index in range(60):
+        assert np.array_equal(read.read(index), np.asarray(image.dataobj[:, :, index]).T * 0.5 - 1024)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 << 20  # the volume has 4.6 MiB as stored, 18 MiB as float64
+
+
+def test_a_bomb_costs_its_slices_alone(tmp_path):
+    # 64 MiB of zeros in 64 KiB: read slice by slice, never whole.
+    header = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.int16), AFFINE).header
+    header.set_data_shape((1024, 1024, 32))
+    header["vox_offset"] = 352
+    with gzip.open(tmp_path / "a.nii.gz", "wb") as stream:
+        stream.write(header.binaryblock + b"\0" * 4)
+        for _ in range(32):
+            stream.write(bytes(2 << 20))
+    read = NiftiVolume.open(SourceFile(1, tmp_path / "a.nii.gz", "a.nii.gz"))
+    tracemalloc.start()
+    for index in range(32):
+        assert not read.stored(index, 2).any()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_a_large_volume_stored_across_its_slices_is_refused_before_it_is_read(tmp_path):
+    header = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.float64), AFFINE[:, [0, 2, 1, 3]]).header
+    header.set_data_shape((1024, 100, 1024))
+    header["vox_offset"] = 352
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4096)))
+    read = NiftiVolume.open(SourceFile(1, tmp_path / "a.nii.gz", "a.nii.gz"))
+    with pytest.raises(DataError, match="512 MiB"):
+        read.read(0)
+
+
+@pytest.mark.parametrize(
+    ("affine", "words"),
+    [
+        (np.eye(4), "not known"),
+        (np.diag([-1.0, -1.0, 1.0, 1.0]), "not known"),
+        (np.diag([0.0, 1.0, 1.0, 1.0]), "singular"),
+        (np.diag([0.001, 1.0, 1.0, 1.0]), "0.01 .. 50"),
+        (np.diag([80.0, 1.0, 1.0, 1.0]), "0.01 .. 50"),
+        (np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), "singular"),
+    ],
+)
+def test_an_affine_that_is_none_is_refused(tmp_path, affine, words):
+    image = nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), None)
+    image.set_sform(affine, 1)
+    image.header["qform_code"] = 0
+    image.header["pixdim"][1:4] = 1
+    nibabel.save(image, tmp_path / "a.nii")
+    source = SourceFile(1, tmp_path / "a.nii", "a.nii")
+    with pytest.raises(DataError, match=words):
+        NiftiVolume.open(source)
+    assert NiftiVolume.open(source, trust_voxels=True, spacing_mm=(0.7, 0.9)).spacing_mm == (0.7, 0.9)
+
+
+def load_all(source: SourceFile, **options) -> None:
+    read = NiftiVolume.open(source, **options)
+    for index in range(read.num_slices):
+        read.slice(index).load()
+
+
+def test_damaged_real_volumes_have_clear_errors(shared_data):
+    said = {"truncated": "cannot be read", "nan_image": "NaN", "singular_affine": "singular", "git_lfs_pointer": "LFS"}
+    for name, words in said.items():
+        source = SourceFile(1, shared_data / "corrupt" / f"{name}.nii.gz", name)
+        unknown = {"trust_voxels": True, "spacing_mm": (1.0, 1.0)} if name == "nan_image" else {}
+        with pytest.raises(DataError, match=words):
+            load_all(source, **unknown)
