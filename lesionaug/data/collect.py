@@ -90,7 +90,7 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
         _drop_unlabelled(collected, bool(label_file or label_map))
         _drop_duplicates(collected)
     if source.alone:
-        if not any(finding.severity == "error" for finding in collected.findings):
+        if (slices or source.volumes) and not any(finding.severity == "error" for finding in collected.findings):
             collected.findings.append(
                 Finding("info", source.root.name, "the picture can be read; it holds no margins, so nothing to import")
             )
@@ -166,7 +166,8 @@ def _read_margins(
     """The lesions of every margin file."""
     given.slices = slices
     guard.share(given)
-    jobs = [Job(file.name, read_lesions, (file, kind), file.size) for file, kind in source.margins]
+    frames = max((ct.source.size for ct in slices if ct.multi_frame), default=0)  # read again for their pixels
+    jobs = [Job(file.name, read_lesions, (file, kind), file.size + frames) for file, kind in source.margins]
     for outcome in guard.run(jobs, on_step, "drawing margins"):
         for results in outcome.results:
             lesions = [result for result in results if isinstance(result, Lesion)]
