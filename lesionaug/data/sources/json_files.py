@@ -24,6 +24,7 @@ from lesionaug.errors import DataError
 
 MAX_JSON_BYTES = 256 << 20
 MAX_ENTRIES = 200_000  # pictures or outlines in one file; all of DeepLesion has 32,735
+MAX_POINTS = 100_000  # of one polygon
 MAX_POLYGONS = 1_000  # of one lesion on one picture
 MAX_CROSSINGS = 4_000_000  # rows that the edges of one polygon cross: a spiral over the largest picture has 1 million
 MAX_COORDINATE = 1e6
@@ -102,14 +103,14 @@ def outline(numbers: Any, where: str) -> NDArray[np.float64]:
     Raises:
         MarginRefused: When it has fewer than three points, or anything that is no finite number of a picture's size.
     """
-    flat: Sequence[Any] = numbers if isinstance(numbers, list) else []
+    flat: Sequence[Any] = numbers if isinstance(numbers, list) and len(numbers) <= 2 * MAX_POINTS else []
     if flat and all(isinstance(point, list) and len(point) == 2 for point in flat):
         flat = [value for point in flat for value in point]
     good = len(flat) >= 6 and len(flat) % 2 == 0 and all(is_number(v) and abs(v) <= MAX_COORDINATE for v in flat)
     if not good:
         raise MarginRefused(
             where,
-            "an outline must be three points or more, each of two finite numbers in pixels",
+            f"an outline must be three points or more (at most {MAX_POINTS}), each of two finite numbers in pixels",
             "Draw it again",
             "broken outline",
         )
@@ -135,7 +136,7 @@ def unite(
     height, width = picture.stored_shape
     windows = [_window(polygon, height, width) for polygon in polygons]
     if len(polygons) > MAX_POLYGONS or sum(w[0].size * w[1].size for w in windows) > MAX_DRAWN_PIXELS:
-        rule = f"one lesion may have at most {MAX_POLYGONS} polygons on a picture"
+        rule = f"one lesion may have at most {MAX_POLYGONS} polygons on a picture, and fewer if they are large"
         raise MarginRefused(where, rule, "Draw it again", "too many polygons")
     if polygons_reach_outside(polygons, height, width, convention="pixel_edge"):
         given.findings.append(Finding("warning", where, "partly outside the picture; clipped to it"))
