@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
+from pydicom.encaps import encapsulate
 
 from lesionaug.data.importer import import_source
 from lesionaug.data.slices import Finding, Margin, SourceFile
@@ -15,6 +18,7 @@ from lesionaug.data.sources.dicom_file import read_dicom
 from lesionaug.data.sources.given import Given
 from lesionaug.data.sources.segmentation import read_segmentation
 from lesionaug.data.store import load_rois
+from lesionaug.errors import DataError
 from tests.dicom_files import HEIGHT, WIDTH, ct_dataset, disc, hu_picture, segmentation, series, write
 
 
@@ -26,6 +30,20 @@ def margins(folder: Path, dataset) -> tuple[list[Margin], list[Finding]]:
         slices.append(read_ct_slice(source, read_dicom(source, pixels=True)))
     findings: list[Finding] = []
     return list(read_segmentation(SourceFile(9, path, path.name), Given(slices, findings))), findings
+
+
+def relabelled(folder: Path, dataset, syntax: bytes) -> tuple[list[Margin], list[Finding]]:
+    """As `margins`, in a transfer syntax that pydicom does not know."""
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
+    margins(folder, dataset)
+    path = folder / "seg.dcm"
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.4.90", syntax.ljust(22, b"\0")))
+    source, slices = SourceFile(9, path, path.name), []
+    for number, file in enumerate(sorted(folder.glob("[0-9]*.dcm")), 1):
+        one = SourceFile(number, file, file.name)
+        slices.append(read_ct_slice(one, read_dicom(one, pixels=True)))
+    findings: list[Finding] = []
+    return list(read_segmentation(source, Given(slices, findings))), findings
 
 
 def two_segments(rows: int = HEIGHT, columns: int = WIDTH) -> np.ndarray:
@@ -68,6 +86,65 @@ def test_one_bit_frames_that_start_within_a_byte(tmp_path, rows, columns):
         [ds.SOPInstanceUID for ds in slices], ignore_spatial_locations=True
     )
     assert all(np.array_equal(entry.mask, other[n, ..., 0] > 0) for n, entry in enumerate(margin.slices))
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("BINARY", 1), ("FRACTIONAL", 8), ("LABELMAP", 8)])
+def test_frames_that_are_deflated_one_by_one(tmp_path, kind, bits):
+    slices = series(tmp_path)
+    masks = two_segments()
+    dataset = segmentation(slices, masks.astype(float) if kind == "FRACTIONAL" else masks, ["a", "b"], kind=kind)
+    count, size = int(dataset.NumberOfFrames), HEIGHT * WIDTH * bits // 8
+    packers = [zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS) for _ in range(count)]
+    frames = [
+        packer.compress(dataset.PixelData[n * size : (n + 1) * size]) + packer.flush()
+        for n, packer in enumerate(packers)
+    ]
+    dataset.PixelData = encapsulate(frames)
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    found, findings = relabelled(tmp_path, dataset, b"1.2.840.10008.1.2.8.1")
+    assert not findings
+    assert len(found) == 2
+    for margin in found:
+        assert np.array_equal(
+            margin.largest().mask, masks[2 - margin.number if margin.number > 1 else 1, ..., margin.number - 1]
+        )
+    frames[1] = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS).compress(b"") + frames[0][:5]
+    dataset.PixelData = encapsulate(frames)
+    _, findings = relabelled(tmp_path, dataset, b"1.2.840.10008.1.2.8.1")
+    assert any("does not inflate to" in f.rule or "broken" in f.rule for f in findings)
+
+
+def test_one_bit_rle_and_segments_of_one_number_are_refused(tmp_path):
+    slices = series(tmp_path)
+    dataset = segmentation(slices, two_segments(), ["a", "b"])
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.5"
+    dataset.PixelData = encapsulate([bytes(64)] * int(dataset.NumberOfFrames))
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    found, findings = margins(tmp_path, dataset)
+    assert not found
+    assert all("RLE Lossless are not supported" in finding.rule for finding in findings)
+    dataset.SegmentSequence[1].SegmentNumber = 1
+    with pytest.raises(DataError, match="two segments have one"):
+        margins(tmp_path, dataset)
+
+
+@pytest.mark.parametrize("name", ["sparse-labelmap-noppv.dcm", "sparse-labelmap-ppv5.dcm"])
+def test_real_label_maps_with_and_without_padding(shared_data, tmp_path, name):
+    """Two frames of three slices, one described segment beside the background."""
+    from lesionaug.data.sources.dicom_ct import read_ct_slices
+    from lesionaug.data.sources.given import ReadOptions
+
+    path = shared_data / "dcmqi_ct_seg" / name
+    slices = []
+    for number, file in enumerate(sorted((shared_data / "dcmqi_ct_seg" / "24x38x3" / "image").glob("*.dcm")), 1):
+        source = SourceFile(number, file, file.name)
+        slices += read_ct_slices(source, read_dicom(source, pixels=True), ReadOptions())
+    findings: list[Finding] = []
+    (margin,) = read_segmentation(SourceFile(9, path, path.name), Given(slices, findings))
+    assert not findings
+    assert (margin.number, margin.name) == (1, "Liver")
+    stored = pydicom.dcmread(path).pixel_array
+    assert sum(entry.area for entry in margin.slices) == int((stored == 1).sum())
 
 
 def test_overlapping_segments_keep_all_their_pixels(tmp_path):

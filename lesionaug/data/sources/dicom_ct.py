@@ -75,6 +75,7 @@ _CODEC_PACKAGES = {
     "1.2.840.10008.1.2.4.202": "pylibjpeg pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg pylibjpeg-openjpeg",
 }
+_UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _ALWAYS_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 52, 53, 54, 55, 56, 81)}
 _LOSSY_OR_NOT = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
 
@@ -515,8 +516,7 @@ def _check_pixel_format(dataset: Dataset, where: str, *, multi_frame: bool) -> N
 
 def _check_length(dataset: Dataset, where: str, rows: int, columns: int) -> None:
     """Refuse uncompressed pixels that are a line or more longer than stated: a wrong width would shear the picture."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None or syntax.is_private or syntax.is_compressed:
+    if str(dataset.file_meta.get("TransferSyntaxUID", "")) not in _UNCOMPRESSED:
         return
     sample = int(dataset.BitsAllocated) // 8
     frames = int(dataset.get("NumberOfFrames") or 1)

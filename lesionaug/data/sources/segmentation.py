@@ -6,6 +6,7 @@ orientation and spacing, checked against the CT slice here; references only deci
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ SAME_SPACING = 1e-3  # relative
 FRACTION = 0.5  # a pixel of a fractional segment belongs from here on
 
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # uncompressed little endian
+_RLE = "1.2.840.10008.1.2.5"
+_DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 _BACKGROUND = "125040"  # SegmentedPropertyTypeCode (DCM) of a label map's background
 
 
@@ -79,10 +82,14 @@ def read_segmentation(source: SourceFile, given: Given) -> Iterator[Margin]:
         if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
             raise DataError(where, f"SegmentationType '{kind[:16]}' is not supported", "Export a binary segmentation")
         patient = given.options.patient_of(dataset)
+        described = dataset.get("SegmentSequence") or []
+        numbers_of = [int(segment.SegmentNumber) for segment in described]
+        if len(set(numbers_of)) < len(numbers_of):
+            raise DataError(where, "two segments have one SegmentNumber", "Export the segmentation again")
         segments = {
-            int(segment.SegmentNumber): (text(segment, "SegmentLabel"), _codes(segment))
-            for segment in dataset.get("SegmentSequence") or []
-            if int(segment.SegmentNumber) != 0 and not _is_background(segment)
+            number: (text(segment, "SegmentLabel"), _codes(segment))
+            for number, segment in zip(numbers_of, described, strict=True)
+            if number != 0 and not _is_background(segment)
         }
         frames = _frames(dataset, kind, where, given)
         frame_of_reference = text(dataset, "FrameOfReferenceUID")
@@ -279,7 +286,12 @@ def _offset(frame: _Frame, chosen: CtSlice, where: str) -> tuple[int, int]:
 
 def _frame_mask(dataset: Dataset, kind: str, number: int, index: int, where: str) -> NDArray[np.bool_]:
     """One frame of one segment as stored, bool [Rows, Columns]."""
-    stored = _bits(dataset, index, where) if int(dataset.BitsAllocated) == 1 else decode(dataset, where, frame=index)
+    if str(dataset.file_meta.TransferSyntaxUID) == _DEFLATED_FRAMES:
+        stored = _inflated(dataset, index, where)
+    elif int(dataset.BitsAllocated) == 1:
+        stored = _bits(dataset, index, where)
+    else:
+        stored = decode(dataset, where, frame=index)
     if stored.shape != (int(dataset.Rows), int(dataset.Columns)):
         raise DataError(where, "a decoded frame is not Rows x Columns", "Export the segmentation again")
     if kind == "LABELMAP":
@@ -294,7 +306,10 @@ def _bits(dataset: Dataset, index: int, where: str) -> NDArray[Any]:
 
     (pydicom 3.0.2 decodes all frames at once correctly, but a single one only where frames start on a byte.)
     """
-    if str(dataset.file_meta.TransferSyntaxUID) not in _PLAIN:
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    if syntax == _RLE:
+        raise DataError(where, "one-bit pixels in RLE Lossless are not supported", "Export it uncompressed")
+    if syntax not in _PLAIN:
         return np.asarray(decode(dataset, where, frame=index))
     size = int(dataset.Rows) * int(dataset.Columns)
     first, last = index * size, (index + 1) * size
@@ -303,6 +318,24 @@ def _bits(dataset: Dataset, index: int, where: str) -> NDArray[Any]:
     if bits.size < size:
         raise DataError(where, "the pixel data end too early", "Export the segmentation again")
     return bits[:size].reshape(int(dataset.Rows), int(dataset.Columns))
+
+
+def _inflated(dataset: Dataset, index: int, where: str) -> NDArray[Any]:
+    """One frame in the transfer syntax Deflated Image Frame Compression, which pydicom 3.0.2 does not decode."""
+    from pydicom.encaps import get_frame
+
+    rows, columns, allocated = int(dataset.Rows), int(dataset.Columns), int(dataset.BitsAllocated)
+    if allocated not in (1, 8, 16):
+        raise DataError(where, f"BitsAllocated must be 1, 8 or 16, got {allocated}", "Export the segmentation again")
+    size = -(-rows * columns * allocated // 8)
+    deflated = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.NumberOfFrames))
+    values = zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, size + 2)
+    if len(values) not in (size, size + 1):  # a byte to make it even
+        raise DataError(where, f"frame {index + 1} does not inflate to Rows x Columns", "Export the segmentation again")
+    if allocated == 1:
+        packed = np.frombuffer(values, dtype=np.uint8, count=size)
+        return np.unpackbits(packed, count=rows * columns, bitorder="little").reshape(rows, columns)
+    return np.frombuffer(values, dtype=f"<u{allocated // 8}", count=rows * columns).reshape(rows, columns)
 
 
 def _paste(drawn: NDArray[np.bool_], left: int, top: int, shape: tuple[int, int]) -> tuple[NDArray[np.bool_], bool]:
