@@ -425,8 +425,7 @@ def _write(
     counted = np.array([not practice for _, practice in chosen])
     origins = np.array([candidate.origin == "synthetic" for candidate, _ in chosen])
     check = encoding_check(images[counted], origins[counted], levels)
-    if check.warning:
-        warnings.append(f"{check.warning}. Readers see no bytes, but say so where you publish; docs/reader-study.md")
+    warnings += check.warnings
     num_items = int(counted.sum())
     num_repeats = round((options.repeats or 0) * num_items)
     tasks = ["class", "origin"] if len(rois.classes) > 1 else ["origin"]
