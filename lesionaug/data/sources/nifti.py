@@ -40,8 +40,9 @@ class NiftiVolume:
         source: The file.
         where: How errors name it.
         shape: Of its three axes; a fourth axis of length 1 is dropped.
-        affine: float64 [4, 4], from voxel indices to mm in NIfTI's axes (RAS).
-        axes: The array axes that run along columns (x), rows (y) and across slices (z) of its axial slices.
+        grid: float64 [4, 4], from voxel indices to mm in NIfTI's axes (RAS), or what is wrong with the file's own.
+        axes: The array axes that run along columns (x), rows (y) and across slices (z) of its axial slices; as stored
+            where the grid is not known.
         voxels: The stored values, read when they are indexed.
         scale: (slope, intercept) from stored values to HU.
     """
@@ -49,7 +50,7 @@ class NiftiVolume:
     source: SourceFile
     where: str
     shape: tuple[int, int, int]
-    affine: NDArray[np.float64]
+    grid: NDArray[np.float64] | DataError
     axes: tuple[int, int, int]
     voxels: Any = field(repr=False)
     scale: tuple[float, float] = (1.0, 0.0)
@@ -76,7 +77,7 @@ class NiftiVolume:
             affine: float64 [4, 4] in place of the file's own, for a mask that is used voxel by voxel.
 
         Raises:
-            DataError: For anything that is not one volume with a true affine and axial slices.
+            DataError: For anything that is not one volume; an affine that is none is told when it is asked for.
         """
         import nibabel
 
@@ -100,8 +101,11 @@ class NiftiVolume:
                 raise DataError(where, "a NIfTI image may have at most 5 GiB of voxels", "Save it as int16")
             if max(shape) > MAX_SIDE:
                 raise DataError(where, f"an image may have at most {MAX_SIDE} pixels a side", "Crop it")
-            if affine is None:
-                affine = _trusted_affine(image, spacing_mm, where) if trust_voxels else _checked_affine(image, where)
+            grid = affine if affine is not None else _grid(image, spacing_mm if trust_voxels else None, where)
+            if isinstance(grid, DataError) and trust_voxels:
+                grid = DataError(
+                    where, f"{grid.rule}, so the spacing is not known either", "Give it with --spacing ROW,COLUMN"
+                )
             slope, inter = float(proxy.slope), float(proxy.inter)
             if not (math.isfinite(inter) and 0 < abs(slope) < math.inf):
                 raise DataError(where, "scl_slope and scl_inter must be finite, the slope not 0", "Save the CT in HU")
@@ -112,10 +116,19 @@ class NiftiVolume:
                 mmap=False,
                 keep_file_open=True,
             )
-        directions = _LPS @ affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-        across = int(np.abs(directions[2]).argmax())
-        x, y = (axis for axis in range(3) if axis != across)
-        return cls(source, where, (shape[0], shape[1], shape[2]), affine, (x, y, across), voxels, (slope, inter))
+        axes = (0, 1, 2) if isinstance(grid, DataError) else _axial_axes(grid)
+        return cls(source, where, (shape[0], shape[1], shape[2]), grid, axes, voxels, (slope, inter))
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """float64 [4, 4], from voxel indices to mm in NIfTI's axes (RAS).
+
+        Raises:
+            DataError: When the file does not know it.
+        """
+        if isinstance(self.grid, DataError):
+            raise self.grid
+        return self.grid
 
     @property
     def num_slices(self) -> int:
@@ -353,16 +366,20 @@ def _check_start(source: SourceFile, where: str) -> None:
     raise DataError(where, "the file is no NIfTI volume or is cut short", "Save it as .nii or .nii.gz")
 
 
-def _trusted_affine(image: Any, spacing_mm: tuple[float, float] | None, where: str) -> NDArray[np.float64]:
-    """The affine of an image that is used whatever it says: its own where it is one, else the grid as stored."""
+def _axial_axes(affine: NDArray[np.float64]) -> tuple[int, int, int]:
+    """The array axes along columns, rows and across slices."""
+    directions = _LPS @ affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    across = int(np.abs(directions[2]).argmax())
+    x, y = (axis for axis in range(3) if axis != across)
+    return x, y, across
+
+
+def _grid(image: Any, spacing_mm: tuple[float, float] | None, where: str) -> NDArray[np.float64] | DataError:
+    """The affine of an image; where it is none, the grid as stored with a given spacing, else what is wrong."""
     try:
         return _checked_affine(image, where)
     except DataError as error:
-        if spacing_mm is None:
-            raise DataError(
-                where, f"{error.rule}, so the spacing is not known either", "Give it with --spacing ROW,COLUMN"
-            ) from error
-        return np.diag([-spacing_mm[0], -spacing_mm[1], 1.0, 1.0])
+        return error if spacing_mm is None else np.diag([-spacing_mm[0], -spacing_mm[1], 1.0, 1.0])
 
 
 def _is_placeholder(affine: NDArray[np.float64]) -> bool:

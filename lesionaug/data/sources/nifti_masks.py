@@ -174,11 +174,8 @@ def _around(mask: Path) -> list[SourceFile]:
 
 def _open_mask(source: SourceFile, image: NiftiVolume, given: Given) -> tuple[NiftiVolume, GridMap]:
     trust = given.options.trust_voxels
-    try:
-        mask = NiftiVolume.open(source)
-    except DataError:
-        if not trust:
-            raise
+    mask = NiftiVolume.open(source)
+    if isinstance(mask.grid, DataError) and trust:
         mask = NiftiVolume.open(source, affine=image.affine)
     return mask, map_grid(mask, image, trust_voxels=trust)
 
