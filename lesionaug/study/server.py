@@ -535,7 +535,9 @@ def build_app(desk: Desk, port: int) -> ASGIApp:
     ]
     pages = [_page_route(name, content, media) for name, content, media in _page_files()]
     handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _crash}
-    return _Guard(Starlette(routes=api + pages, exception_handlers=handlers), port)
+    app = Starlette(routes=api + pages, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return _Guard(app, port)
 
 
 def _page_files() -> Iterator[tuple[str, bytes, str]]:
