@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 
+from lesionaug.data import margins
 from lesionaug.data.margins import (
     centre,
     crop_box,
@@ -155,3 +156,23 @@ def test_the_shifted_patches_count_towards_the_outside_fraction():
     inside = (half_diagonal - shift * math.sqrt(2)) ** 2 / (1.4 * d) ** 2  # turned by 45 degrees, moved straight out
     for centre_xy in ((0.0, 100.0), (200.0, 100.0), (100.0, 0.0), (100.0, 200.0)):
         assert worst_outside_fraction(centre_xy, d, (1.0, 1.0), 200, 200) == pytest.approx(1 - inside, abs=1e-9)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+def test_outlines_drawn_in_blocks_give_the_same_mask(monkeypatch, at_once):
+    """Any number of crossings at a time, polygons reaching beyond every border, and far away."""
+    rng = np.random.default_rng(at_once)
+    for spread in (3.0, 30.0, 1e4):
+        polygons = [rng.normal(rng.choice([-9, 20, 45]), spread, (rng.integers(3, 40), 2)) for _ in range(3)]
+        whole = polygons_to_mask(polygons, 40, 37, convention="pixel_centre")
+        with monkeypatch.context() as patch:
+            patch.setattr(margins, "_CROSSINGS_AT_ONCE", at_once)
+            assert np.array_equal(polygons_to_mask(polygons, 40, 37, convention="pixel_centre"), whole)
+        # The even-odd rule at each pixel centre, one by one.
+        i, j = (int(v) for v in rng.integers(0, 37, 2))
+        crossings = 0
+        for polygon in polygons:
+            for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+                if (y0 <= i) != (y1 <= i) and x0 + (i - y0) * (x1 - x0) / (y1 - y0) < j:
+                    crossings += 1
+        assert whole[i, j] == bool(crossings % 2)

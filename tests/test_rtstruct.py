@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,16 @@ import pytest
 
 from lesionaug.data.importer import check_source, import_source
 from lesionaug.data.margins import diameter_px
-from lesionaug.data.slices import Finding, Margin, SourceFile
+from lesionaug.data.slices import Finding, Margin, Plane, Reorientation, SourceFile
+from lesionaug.data.sources import rtstruct
+from lesionaug.data.sources.contours import Contour, SliceIndex, draw, match
 from lesionaug.data.sources.dicom_ct import CtSlice, read_ct_slice
 from lesionaug.data.sources.dicom_file import read_dicom
 from lesionaug.data.sources.given import Given
 from lesionaug.data.sources.rtstruct import read_rtstruct
+from lesionaug.data.sources.segmentation import read_segmentation
 from lesionaug.data.store import load_rois, read_manifest
+from lesionaug.errors import DataError
 from tests.dicom_files import (
     HEIGHT,
     WIDTH,
@@ -207,6 +212,83 @@ def test_broken_contour_data_are_refused(tmp_path, change, words):
     assert words in errors(findings)[0]
 
 
+def test_roi_numbers_that_are_none_or_given_twice_are_faults_of_those_rois(tmp_path):
+    series(tmp_path)
+    round_one = [contour(circle_mm(30, 25, 9, 5.0))]
+    ds = rtstruct_dataset({n: (f"roi {n}", round_one) for n in (1, 2, 3, 4)})
+    ds.StructureSetROISequence[1].ROINumber = 1
+    path = write(ds, tmp_path / "RS.dcm")
+    # A number that pydicom would not write.
+    at = path.read_bytes().rindex(b"\x06\x30\x22\0IS\x02\x003 ")
+    path.write_bytes(path.read_bytes()[: at + 8] + b"x " + path.read_bytes()[at + 10 :])
+    findings: list[Finding] = []
+    found = list(read_rtstruct(SourceFile(9, path, path.name), Given(ct_slices(tmp_path), findings)))
+    assert [margin.number for margin in found] == [4]
+    said = "\n".join(errors(findings))
+    assert "ROINumber 1 is given to 2 items" in said
+    assert "item 3 has 'x" in said
+
+
+@pytest.mark.parametrize("wild", [[(1e6, 0.0, 5.0)], [(0.0, 0.0, 5.0)] * 500])
+def test_contours_that_nobody_drew_are_refused(tmp_path, monkeypatch, wild):
+    monkeypatch.setattr(rtstruct, "MAX_POINTS", 500)
+    series(tmp_path)
+    points = circle_mm(30, 25, 9, 5.0)
+    found, findings = margins(tmp_path, {1: ("a", [contour(points + wild)]), 2: ("b", [contour(points)])})
+    assert [margin.number for margin in found] == [2]
+    assert "a contour may have" in errors(findings)[0]
+
+
+def test_a_structure_set_that_is_cut_short_is_refused_not_half_read(tmp_path):
+    series(tmp_path)
+    path = write(rtstruct_dataset({1: ("a", [contour(circle_mm(30, 25, 9, 5.0))] * 3)}), tmp_path / "RS.dcm")
+    whole = path.read_bytes()
+    for left in (0.35, 0.6, 0.8, 0.95, 0.999):
+        path.write_bytes(whole[: int(left * len(whole))])
+        with pytest.raises(DataError, match=r"cut short|broken"):
+            list(read_rtstruct(SourceFile(9, path, path.name), Given(ct_slices(tmp_path), [])))
+
+
+def test_a_keyhole_is_the_ring_of_two_contours(tmp_path):
+    series(tmp_path)
+    outer, inner = circle_mm(30, 25, 12, 5.0), circle_mm(30, 25, 5, 5.0)
+    keyhole = [*outer, outer[0], *inner[::-1], inner[-1]]
+    (one,), _ = margins(tmp_path, {1: ("a", [contour(keyhole)])})
+    (two,), _ = margins(tmp_path, {1: ("a", [contour(outer), contour(inner, kind="CLOSEDPLANAR_XOR")])})
+    assert np.array_equal(one.slices[0].mask, two.slices[0].mask)
+    assert not one.slices[0].mask[25, 30]
+
+
+def test_ten_thousand_slices_and_two_thousand_contours_take_seconds():
+    plane = {"right": np.array([1.0, 0, 0]), "down": np.array([0, 1.0, 0]), "spacing_mm": (0.7, 0.7)}
+    slices = [
+        CtSlice(
+            source=SourceFile(n, Path(f"{n}"), f"{n}"),
+            plane=Plane(np.array([0, 0, float(n % 2500)]), **plane),
+            turn=Reorientation(),
+            height=512,
+            width=512,
+            spacing_mm=(0.7, 0.7),
+            step_mm=1.0,
+            sop_uid=f"1.2.{n}",
+            series_uid=f"1.{n // 2500}",
+            frame_of_reference="F",
+            patient="p",
+            phantom=False,
+            notes=(),
+        )
+        for n in range(10_000)
+    ]
+    contours = [Contour(np.array(circle_mm(200, 200, 40, float(z)))) for z in range(2000)]
+    started = time.process_time()
+    index = SliceIndex(slices)
+    on_slice, missing = match(contours, index.in_frame("F", {"1.2"}), index, "x", [], patient="p")
+    entries = draw(on_slice, "x", [])
+    assert time.process_time() - started < 10
+    assert missing == 0
+    assert [entry.slice.source.number for entry in entries] == list(range(5000, 7000))
+
+
 def test_another_patient_is_refused(tmp_path):
     series(tmp_path)
     _, findings = margins(tmp_path, {1: ("a", [contour(circle_mm(30, 25, 9, 5.0))])}, patient="Pat-2")
@@ -272,6 +354,25 @@ def test_the_real_structure_sets_give_twelve_lesions_and_the_published_mask(shar
     assert np.array_equal(rois.masks[0].numpy(), oracle[top : top + height, left : left + width])
     assert int(rois.masks[0].sum()) == int(oracle.sum())
     assert np.array_equal(rois.images[0].numpy(), image[:, :, index].T[top : top + height, left : left + width])
+
+
+def test_a_real_structure_set_equals_its_segmentation(shared_data):
+    """STS_008 as RTSTRUCT and as SEG: the same mask on the same slice, pixel by pixel."""
+    slices = ct_slices(shared_data / "sts_rtstruct" / "STS_008")
+    (drawn,) = [
+        margin
+        for margin in read_rtstruct(
+            SourceFile(9, shared_data / "sts_rtstruct" / "STS_008" / "RS.dcm", "RS.dcm"), Given(slices, [])
+        )
+        if margin.name == "GTV_Mass_CT"
+    ]
+    (segment,) = read_segmentation(
+        SourceFile(9, shared_data / "sts_seg" / "STS_008_SEG.dcm", "SEG.dcm"), Given(slices, [])
+    )
+    assert len(drawn.slices) == len(segment.slices) > 0
+    for one, other in zip(drawn.slices, segment.slices, strict=True):
+        assert one.slice is other.slice
+        assert np.array_equal(one.mask, other.mask)
 
 
 def test_the_awkward_structure_sets_do_what_is_expected(shared_data, tmp_path):
