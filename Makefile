@@ -31,7 +31,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "not full and not gpu" -n 2 --dist loadfile
 
 test-full: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m "not gpu"
+	$(BIN)/python -m pytest -q -m "not gpu" -n 2 --dist loadfile
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -224,6 +224,7 @@ function showPart(coming, pixels) {
   const place = parts.length > 1 ? `Part ${parts.indexOf(coming.task) + 1} of ${parts.length}: ` : "";
   $("part-title").textContent = place + task.title;
   $("part-text").textContent = task.text + (coming.practice ? " The first ones are for practice and do not count." : "");
+  if (coming.progress) showPlace(coming.progress);
   const go = () => showTrial(coming, pixels);
   $("part-button").onclick = go;
   show("part", (key) => (key === " " || key === "Enter") && go());
@@ -597,6 +598,11 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 window.addEventListener("resize", () => trial && !$("trial").hidden && draw());
+window.addEventListener("pagehide", () => {
+  if (!study) return;
+  const headers = { "X-Tab": tab, "Content-Type": "application/json" };
+  fetch("/api/release", { method: "POST", headers, body: "{}", keepalive: true }).catch(() => {});
+});
 setInterval(() => study && call("/api/beat", {}).catch(() => {}), BEAT_MS);
 
 start();
