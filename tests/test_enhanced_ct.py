@@ -249,3 +249,20 @@ def test_real_frames_equal_the_slices_that_they_were_made_from(shared_data, name
         assert np.array_equal(ct.load().hu, single.load().hu)
         assert ct.spacing_mm == single.spacing_mm
         assert np.allclose(ct.plane.position, single.plane.position)
+
+
+def test_a_table_names_frames(tmp_path):
+    ds = enhanced(series(tmp_path / "slices", 3), shared=False)
+    kind = ds.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence[0]
+    kind.FrameType = ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]
+    write(ds, tmp_path / "enhanced.dcm")
+    square = '"20,20 40,20 40,40 20,40"'
+    table = tmp_path / "table.csv"
+    table.write_text(f"image,patient_id,slice,polygon_xy\nenhanced.dcm,Pat-1,2,{square}\n")
+    rois = load_rois(import_source(table, tmp_path / "rois", ImportOptions(isolate=False)).path)
+    (left, top), (height, width) = rois.origins[0].tolist(), rois.images[0].shape
+    assert np.array_equal(rois.images[0], hu_picture(2)[top : top + height, left : left + width])
+    for cell, words in (("1", "no localizer"), ("3", "no localizer"), ("", "needs the slice column")):
+        table.write_text(f"image,patient_id,slice,polygon_xy\nenhanced.dcm,Pat-1,{cell},{square}\n")
+        (error,) = [f for f in check_source(table, ImportOptions(isolate=False)) if f.severity == "error"]
+        assert words in error.rule

@@ -28,8 +28,8 @@ from lesionaug.data.slices import (
     clip_hu,
     patient_key,
 )
-from lesionaug.data.sources.dicom_ct import CT_IMAGE, MAX_SIDE, read_ct_slices, why_skipped
-from lesionaug.data.sources.dicom_file import is_dicom, read_dicom, reading, text
+from lesionaug.data.sources.dicom_ct import MAX_SIDE, CtSlice, read_ct_slices, why_skipped
+from lesionaug.data.sources.dicom_file import is_dicom, read_dicom, reading
 from lesionaug.data.sources.nifti import SUFFIXES, NiftiVolume, map_grid
 from lesionaug.errors import DataError
 
@@ -191,6 +191,7 @@ class Pictures:
         self._kept: OrderedDict[_Key, Picture] = OrderedDict()
         self._volumes: OrderedDict[tuple[Path, bool], NiftiVolume] = OrderedDict()
         self._noted: set[Path] = set()
+        self._frames: tuple[Path, dict[int, CtSlice]] | None = None
 
     @cached_property
     def _facts(self) -> dict[Path, PictureFacts]:
@@ -333,26 +334,35 @@ class Pictures:
         )
 
     def _dicom(self, source: SourceFile, name: str, slice_index: int | None) -> Picture:
-        dataset = read_dicom(source, pixels=True)
-        with reading(source.name):
-            skipped = why_skipped(dataset, source.name)
-            if skipped:
-                raise DataError(source.name, f"the image must be a CT slice, this is {skipped}", "Name the CT slice")
-            slices = read_ct_slices(source, dataset, self._given.options)
-            if not slices:
-                raise DataError(source.name, "the image must be a CT slice, this is a margin", "Name the CT slice")
-            if text(dataset, "SOPClassUID") == CT_IMAGE and slice_index is not None:
-                raise DataError(name, "the slice column is for volumes", "Leave it empty for a DICOM slice")
-        if len(slices) > 1 and slice_index is None:
+        if self._frames is None or self._frames[0] != source.path:
+            self._frames = (source.path, self._read_frames(source))
+        frames = self._frames[1]
+        multi_frame = next(iter(frames.values())).multi_frame
+        if not multi_frame and slice_index is not None:
+            raise DataError(name, "the slice column is for volumes", "Leave it empty for a DICOM slice")
+        if len(frames) > 1 and slice_index is None:
             raise DataError(name, "a multi-frame file needs the slice column", "Add the frame's number, from 0")
-        if slice_index is not None and not 0 <= slice_index < len(slices):
-            raise DataError(name, f"slice must be 0 .. {len(slices) - 1}, got {slice_index}", "Correct the cell")
-        ct = slices[slice_index or 0]
+        if slice_index is not None and slice_index not in frames:
+            rule = f"slice must be a frame of 0 .. {max(frames)} that is no localizer, got {slice_index}"
+            raise DataError(name, rule, "Correct the cell")
+        ct = frames[min(frames) if slice_index is None else slice_index]
         if source.path not in self._noted:
             self._noted.add(source.path)
             self._given.findings.extend(Finding("warning", source.name, note) for note in ct.notes)
         spacing = ct.spacing_mm[::-1] if ct.turn.transpose else ct.spacing_mm
         return Picture(ct, ct.turn, (ct.height, ct.width), (spacing[0], spacing[1]), ct.patient)
+
+    def _read_frames(self, source: SourceFile) -> dict[int, CtSlice]:
+        """The slices of a DICOM file by frame; the last file's are kept, for rows about one follow each other."""
+        dataset = read_dicom(source, pixels=True)
+        with reading(source.name):
+            skipped = why_skipped(dataset, source.name)
+            if skipped:
+                raise DataError(source.name, f"the image must be a CT slice, this is {skipped}", "Name the CT slice")
+            slices = read_ct_slices(source, dataset, self._given.options, self._given.step)
+            if not slices:
+                raise DataError(source.name, "the image must be a CT slice, this is a margin", "Name the CT slice")
+        return {ct.frame: ct for ct in slices}
 
     def _nifti(self, source: SourceFile, name: str, slice_index: int | None) -> Picture:
         if slice_index is None:
