@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image, ImageDraw
 
@@ -233,7 +234,7 @@ def test_label_map_mistakes(cohort, tmp_path, written):
         import_source(cohort, tmp_path / "rois", ImportOptions(label_map=(written,)))
     with pytest.raises(ConfigError, match="two classes"):
         check_source(cohort, ImportOptions(label_map=("a=b", "A=c")))
-    with pytest.raises(ConfigError, match="not both"):
+    with pytest.raises(ConfigError, match="one of the two"):
         check_source(cohort, ImportOptions(label_map=("a=b",), labels=tmp_path / "x"))
 
 
@@ -362,7 +363,7 @@ def test_other_objects_in_the_folder_are_skipped_or_refused_by_name(cohort, tmp_
     assert any("X-Ray Radiation Dose SR" in finding.rule for finding in findings)
     report_object.SOPClassUID = report_object.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
     write(report_object, cohort / "enhanced.dcm")
-    assert "Enhanced (multi-frame) CT is not supported yet" in errors(check_source(cohort))[0]
+    assert "NumberOfFrames must be 1 .. 65536" in errors(check_source(cohort))[0]
 
 
 def test_a_margin_file_may_be_named_where_a_folder_holds_several_sources(cohort, tmp_path):
@@ -533,4 +534,52 @@ def test_the_class_may_come_from_the_name_of_a_folder(tmp_path):
     options = ImportOptions(label_map=("cysts=cyst", "mets=metastasis", "others=-"))
     report = import_source(tmp_path / "s", tmp_path / "rois", options)
     assert report.class_counts == {"cyst": (1, 1), "metastasis": (1, 1)}
-    assert [row["reason"] for row in csv.DictReader(report.report.read_text().splitlines()) if row["taken"] == "no"] == ["left out"]
+    assert [
+        row["reason"] for row in csv.DictReader(report.report.read_text().splitlines()) if row["taken"] == "no"
+    ] == ["left out"]
+
+
+def test_a_margin_under_an_alias_of_its_slices_patient(tmp_path):
+    folder = tmp_path / "s"
+    slices = series(folder, patient="Ann")
+    points = contour(circle_mm(30, 25, 9, 5.0), reference=slices[1].SOPInstanceUID)
+    write(rtstruct_dataset({1: ("x", [points])}, patient="Ann Smith"), folder / "RS.dcm")
+    found = "\n".join(errors(check_source(folder)))
+    assert "different patients" in found
+    assert "--patient-aliases" in found
+    (tmp_path / "aliases.csv").write_text("patient_id,same_as\nann smith,ann\n")
+    options = ImportOptions(patient_aliases=tmp_path / "aliases.csv")
+    assert import_source(folder, tmp_path / "rois", options).num_lesions == 1
+
+
+def test_a_label_file_and_a_map_that_only_leaves_out_go_together(cohort, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("patient_id,label\nAnn,metastasis\n")
+    options = ImportOptions(labels=labels, label_map=("CYST=-", "cyst_1=-"))
+    assert import_source(cohort, tmp_path / "rois", options).class_counts == {"metastasis": (2, 1)}
+
+
+def test_a_picture_by_itself_is_checked_and_not_imported(cohort, tmp_path, capsys):
+    for words, code in (
+        (["check", cohort / "a" / "1.dcm"], 0),
+        (["import", cohort / "a" / "1.dcm", tmp_path / "x"], 3),
+    ):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["data", *map(str, words)])
+        assert left.value.code == code
+    assert "0 errors, 0 warnings: nothing to import" in capsys.readouterr().out
+
+
+def test_what_a_file_is_may_stand_in_its_data_set_alone(cohort, tmp_path):
+    ds = pydicom.dcmread(cohort / "c" / "RS.dcm")
+    del ds.file_meta.MediaStorageSOPClassUID
+    ds.save_as(cohort / "c" / "RS.dcm", enforce_file_format=False)
+    assert import_source(cohort / "c", tmp_path / "rois").num_lesions == 1
+
+
+def test_a_key_that_cannot_be_used_is_said_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "lesionaug").mkdir()
+    key_file(tmp_path / "lesionaug" / "pseudonym.key", "0123456789abcdef").chmod(0o644)
+    with pytest.raises(ConfigError, match="other users can read"):
+        import_source(tmp_path / "no such source", tmp_path / "rois")

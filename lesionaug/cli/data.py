@@ -139,6 +139,7 @@ def check(
         allow_burned_in: As for import.
     """
     from lesionaug.cli.progress import progress
+    from lesionaug.data.collect import NOTHING_TO_IMPORT
     from lesionaug.data.importer import check_source
     from lesionaug.data.options import ImportOptions
     from lesionaug.errors import DataError
@@ -162,7 +163,10 @@ def check(
         findings = check_source(source, options, step)
     _print_findings(findings, sys.stdout, most=None)
     errors, warnings = (sum(f.severity == severity for f in findings) for severity in ("error", "warning"))
-    print(f"{errors} errors, {warnings} warnings: " + ("this source is refused" if errors else "ready to import"))
+    outcome = "this source is refused" if errors else "ready to import"
+    if any(finding.rule == NOTHING_TO_IMPORT for finding in findings):
+        outcome = "nothing to import"
+    print(f"{errors} errors, {warnings} warnings: {outcome}")
     return DataError.exit_code if errors else 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lesionaug.data.labels import LabelMap, LesionTerms, assign_labels, holds_terms, read_labels
 from lesionaug.data.options import ImportOptions, Progress
-from lesionaug.data.patients import Aliases
+from lesionaug.data.patients import NO_ALIASES, Aliases
 from lesionaug.data.slices import Finding, Lesion
 from lesionaug.data.sources.dicom_ct import CtSlice
 from lesionaug.data.sources.find import SUPPORTED, FoundSource
@@ -19,6 +19,8 @@ from lesionaug.data.sources.given import Given
 from lesionaug.data.sources.guard import Guard, Job, Outcome
 from lesionaug.data.sources.jobs import read_lesions, read_slices, read_volume
 from lesionaug.errors import ConfigError, DataError
+
+NOTHING_TO_IMPORT = "the picture can be read; it holds no margins, so there is nothing to import"
 
 # Two margins of one patient on one slice that share more of their area than this are probably one lesion.
 SAME_TISSUE = 0.5
@@ -55,11 +57,15 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
     Raises:
         ConfigError: For options that contradict each other.
     """
-    if options.labels is not None and options.label_map and not holds_terms(options.labels):
-        raise ConfigError("--labels, --label-map", "give one of the two, not both", "Put the classes into one of them")
+    label_map = LabelMap.parse(options.label_map)
+    if options.labels is not None and label_map.names_classes and not holds_terms(options.labels):
+        raise ConfigError(
+            "--labels, --label-map",
+            "the classes must come from one of the two",
+            "Put them into one; beside a file, the map may only leave out (NAME=-)",
+        )
     if options.hu_offset is not None and not math.isfinite(options.hu_offset):
         raise ConfigError("--hu-offset", "must be a finite number", "For example -32768")
-    label_map = LabelMap.parse(options.label_map)
     collected = Collected(list(source.findings))
     label_file = None
     if options.labels is not None:
@@ -68,13 +74,13 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
             label_file = read_labels(options.labels, label_map)
         except DataError as error:
             _fail(collected, error)
-    aliases = Aliases({})
+    aliases = NO_ALIASES
     if options.patient_aliases is not None:
         try:
             aliases = Aliases.read(options.patient_aliases)
         except DataError as error:
             _fail(collected, error)
-    given = Given(options=options.for_readers(label_map), files=source.files)
+    given = Given(options=options.for_readers(label_map, aliases), files=source.files)
     if isinstance(label_file, LesionTerms):
         if source.formats != ("deeplesion",):
             raise ConfigError(f"--labels {label_file.name}", "LesaNet's labels are for DeepLesion", "Give a CSV")
@@ -89,11 +95,10 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
         collected.labels = assign_labels(collected.lesions, label_file, label_map, collected.findings)
         _drop_unlabelled(collected, bool(label_file or label_map))
         _drop_duplicates(collected)
+    collected.findings = list(dict.fromkeys(collected.findings))  # several workers may have said the same
     if source.alone:
         if (slices or source.volumes) and not any(finding.severity == "error" for finding in collected.findings):
-            collected.findings.append(
-                Finding("info", source.root.name, "the picture can be read; it holds no margins, so nothing to import")
-            )
+            collected.findings.append(Finding("info", source.root.name, NOTHING_TO_IMPORT))
     elif not collected.lesions and not any(finding.severity == "error" for finding in collected.findings):
         collected.findings.append(Finding("error", source.root.name, "no lesion was found on any slice", SUPPORTED))
     return collected

@@ -15,7 +15,7 @@ from lesionaug.data.contact_sheet import draw_contact_sheet
 from lesionaug.data.files import check_new_folder, commit_directory, write_bytes_atomic, write_text_atomic
 from lesionaug.data.import_report import manifest_entry, report_csv
 from lesionaug.data.options import ImportOptions, Progress
-from lesionaug.data.patients import pseudonym_key, pseudonyms
+from lesionaug.data.patients import default_key_path, pseudonym_key, pseudonyms
 from lesionaug.data.rois import DEFAULT_WINDOW_HU, RoiBatch
 from lesionaug.data.slices import Finding
 from lesionaug.data.sources.find import FoundSource, find_source
@@ -112,7 +112,7 @@ def import_source(
     options = options or ImportOptions()
     store = Path(out)
     check_new_folder(store, "the store")
-    if options.pseudonym_key is not None:
+    if options.pseudonym_key is not None or default_key_path().exists():
         pseudonym_key(options.pseudonym_key, store)  # before the work, not after it
     with _guard(options) as guard:
         source, collected = _read(path, options, guard, progress or _silent)

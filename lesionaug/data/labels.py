@@ -75,6 +75,11 @@ class LabelMap:
     def __bool__(self) -> bool:
         return bool(self.rules)
 
+    @property
+    def names_classes(self) -> bool:
+        """Whether any rule does more than leave out."""
+        return any(label != LEAVE_OUT for _, label in self.rules)
+
     def find(self, *names: str) -> str | None:
         """The class of something with these names (or `-`), None where no rule fits.
 

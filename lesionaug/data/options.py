@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lesionaug.data.labels import LabelMap
+from lesionaug.data.patients import Aliases
 from lesionaug.data.sources.given import ReadOptions
 from lesionaug.data.sources.pictures import read_pictures_table
 
@@ -54,7 +55,7 @@ class ImportOptions:
     pseudonym_key: Path | None = None
     isolate: bool = True
 
-    def for_readers(self, label_map: LabelMap) -> ReadOptions:
+    def for_readers(self, label_map: LabelMap, aliases: Aliases) -> ReadOptions:
         """What the readers of margins need of it.
 
         Raises:
@@ -71,6 +72,7 @@ class ImportOptions:
             image=self.image,
             allow_burned_in=self.allow_burned_in,
             patient_by=self.patient_by,
+            aliases=aliases,
             label_map=label_map,
             pictures_table=self.pictures,
         )

@@ -59,6 +59,9 @@ class Aliases:
         return self.to.get(patient, patient)
 
 
+NO_ALIASES = Aliases({})
+
+
 def default_key_path() -> Path:
     """Where the user's own key is: lesionaug/pseudonym.key in $XDG_CONFIG_HOME, else in ~/.config."""
     configured = os.environ.get("XDG_CONFIG_HOME")

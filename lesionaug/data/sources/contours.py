@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -65,9 +65,11 @@ class SliceIndex:
 
     Args:
         slices: Every CT slice of a source.
+        same_patient: Whether two ids are one person's.
     """
 
-    def __init__(self, slices: Sequence[CtSlice]) -> None:
+    def __init__(self, slices: Sequence[CtSlice], same_patient: Callable[[str, str], bool] = str.__eq__) -> None:
+        self._same_patient = same_patient
         self._by_uid: dict[str, list[CtSlice]] = defaultdict(list)
         self._by_frame: dict[str, list[CtSlice]] = defaultdict(list)
         self.by_series: dict[str, _Series] = {}
@@ -95,6 +97,20 @@ class SliceIndex:
         found = self._by_frame.get(frame_of_reference, []) if frame_of_reference else []
         of_series = [entry for entry in found if entry.series_uid in series]
         return of_series or list(found)
+
+    def check_patient(self, chosen: CtSlice, patient: str | None, where: str) -> None:
+        """Refuse a margin on a slice of another patient (None: its format names none).
+
+        Raises:
+            MarginRefused: They differ.
+        """
+        if patient is not None and not self._same_patient(chosen.patient, patient):
+            raise MarginRefused(
+                where,
+                "the margin and the CT slice name different patients",
+                "Correct PatientID, separate the patients, or give --patient-aliases if they are one person",
+                "patient differs between margin and slice",
+            )
 
 
 class _Series:
@@ -208,7 +224,7 @@ def match(
         if chosen is None:
             missing += 1
             continue
-        check_patient(chosen, patient, where)
+        index.check_patient(chosen, patient, where)
         assert chosen.plane is not None
         polygon, depth = chosen.plane.to_pixels(contour.points_mm)
         on_slice[chosen].append(polygon)
@@ -224,21 +240,6 @@ def match(
             )
             findings.append(Finding("warning", where, rule, "Look at the margin on the contact sheet"))
     return on_slice, missing
-
-
-def check_patient(chosen: CtSlice, patient: str | None, where: str) -> None:
-    """Refuse a margin on a slice of another patient (None: its format names none).
-
-    Raises:
-        MarginRefused: They differ.
-    """
-    if patient is not None and chosen.patient != patient:
-        raise MarginRefused(
-            where,
-            "the margin and the CT slice name different patients",
-            "Correct PatientID, or separate the patients",
-            "patient differs between margin and slice",
-        )
 
 
 class _Steps(dict[str, float | None]):

@@ -27,7 +27,7 @@ from lesionaug.data.slices import (
     face_left_posterior,
     picture_hash,
 )
-from lesionaug.data.sources.dicom_file import EXPORT_AGAIN, numbers, read_dicom, reading, text
+from lesionaug.data.sources.dicom_file import EXPORT_AGAIN, is_nested, numbers, read_dicom, reading, text
 from lesionaug.data.sources.given import ReadOptions
 from lesionaug.errors import DataError
 
@@ -116,7 +116,8 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
 
 def _says_localizer(dataset: Dataset, keyword: str) -> bool:
     kind = dataset.get(keyword) or []
-    return "LOCALIZER" in [str(part).upper() for part in ([kind] if isinstance(kind, str) else kind)]
+    parts = [] if is_nested(kind) else [kind] if isinstance(kind, str) else kind
+    return "LOCALIZER" in [str(part).upper() for part in parts]
 
 
 def functional_group(dataset: Dataset, frame: int, keyword: str) -> Dataset | None:
@@ -504,7 +505,7 @@ def _check_pixel_format(dataset: Dataset, where: str, *, multi_frame: bool) -> N
     if int(dataset.BitsAllocated) not in (8, 16, 32) or int(dataset.PixelRepresentation) not in (0, 1):
         raise DataError(where, f"BitsAllocated must be 8, 16 or 32, got {dataset.BitsAllocated}", EXPORT_AGAIN)
     _check_length(dataset, where, rows, columns)
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    syntax = text(dataset.file_meta, "TransferSyntaxUID")
     flag = text(dataset, "LossyImageCompression")
     if flag == "01" or syntax in _ALWAYS_LOSSY or (syntax in _LOSSY_OR_NOT and flag != "00"):
         raise DataError(
@@ -516,7 +517,7 @@ def _check_pixel_format(dataset: Dataset, where: str, *, multi_frame: bool) -> N
 
 def _check_length(dataset: Dataset, where: str, rows: int, columns: int) -> None:
     """Refuse uncompressed pixels that are a line or more longer than stated: a wrong width would shear the picture."""
-    if str(dataset.file_meta.get("TransferSyntaxUID", "")) not in _UNCOMPRESSED:
+    if text(dataset.file_meta, "TransferSyntaxUID") not in _UNCOMPRESSED:
         return
     sample = int(dataset.BitsAllocated) // 8
     frames = int(dataset.get("NumberOfFrames") or 1)

@@ -39,6 +39,7 @@ _MAX_ELEMENTS = 20_000
 # and 10,000 for a MiB of contours. A million empty items would take a minute.
 _MAX_READS = 60_000
 _MAX_READS_PER_MIB = 30_000
+_MAX_ITEMS = 5_000  # of a sequence, and one for each 32 bytes
 _META_START = 132
 _MOST_META_BYTES = 64 << 10
 _PIXEL_DATA = 0x7FE00010
@@ -130,6 +131,7 @@ def read_dicom(source: SourceFile, *, pixels: bool, where: str | None = None) ->
             if stream.fault is not None:
                 raise stream.fault from None
             raise
+        _check_items(dataset, where)
         if "SOPClassUID" in dataset and not text(dataset, "SOPClassUID"):
             dataset.SOPClassUID = text(dataset.file_meta, "MediaStorageSOPClassUID")
         if not text(dataset, "SOPClassUID"):
@@ -139,6 +141,16 @@ def read_dicom(source: SourceFile, *, pixels: bool, where: str | None = None) ->
                 EXPORT_AGAIN,
             )
         return dataset
+
+
+def _check_items(dataset: Dataset, where: str) -> None:
+    """Refuse sequences of a million empty items: those of a stated length are parsed later, when they are asked for."""
+    for tag in dataset.keys():  # noqa: SIM118  iterating a data set parses it
+        value = dataset.get_item(tag).value
+        if isinstance(value, bytes) and tag != _PIXEL_DATA:
+            count = max(value.count(b"\xfe\xff\x00\xe0"), value.count(b"\xff\xfe\xe0\x00"))
+            if count > _MAX_ITEMS + len(value) // 32:
+                raise DataError(where, "it has more elements and items than any real file of its size", EXPORT_AGAIN)
 
 
 @contextlib.contextmanager
@@ -227,9 +239,17 @@ def _inflate(deflated: bytes, where: str) -> bytes:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """A value as trimmed text, '' where it is absent."""
+    """A value as trimmed text, '' where it is absent, or a sequence of data sets in place of a value."""
     value = dataset.get(keyword)
-    return "" if value is None else str(value).strip()
+    return "" if value is None or is_nested(value) else str(value).strip()
+
+
+def is_nested(value: object) -> bool:
+    """Whether it holds data sets; pydicom writes out all that is in them, and 2 kB of nesting made gigabytes."""
+    from pydicom import Dataset
+    from pydicom.sequence import Sequence
+
+    return isinstance(value, (Dataset, Sequence))
 
 
 def numbers(dataset: Dataset, keyword: str, count: int, where: str, name: str) -> NDArray[np.float64] | None:
@@ -241,7 +261,7 @@ def numbers(dataset: Dataset, keyword: str, count: int, where: str, name: str) -
     value = dataset.get(keyword)
     if value is None or value == "":
         return None
-    values = [value] if isinstance(value, (str, int, float)) else list(value)
+    values = ["a sequence"] if is_nested(value) else [value] if isinstance(value, (str, int, float)) else list(value)
     try:
         parsed = np.array([float(str(entry)) for entry in values], dtype=np.float64)
     except ValueError:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lesionaug.data.labels import LabelMap
+from lesionaug.data.patients import NO_ALIASES, Aliases
 from lesionaug.data.slices import Finding, SourceFile, patient_key
+from lesionaug.data.sources.dicom_file import text
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -32,6 +34,7 @@ class ReadOptions:
         image: The image of a mask file that is imported by itself.
         allow_burned_in: Files, by name or pattern relative to the source, whose burned-in text was looked at.
         patient_by: DICOM keyword or table column that tells patients apart, None for PatientID or patient_id.
+        aliases: Persons under several ids.
         label_map: NAME=CLASS.
         only_keys: The margins that have a class, by key, where a label file names few of many (DeepLesion); else None.
         pictures_table: Facts about pictures by name: patient, spacing, offset.
@@ -45,14 +48,18 @@ class ReadOptions:
     image: Path | None = None
     allow_burned_in: tuple[str, ...] = ()
     patient_by: str | None = None
+    aliases: Aliases = NO_ALIASES
     label_map: LabelMap = field(default_factory=lambda: LabelMap(()))
     only_keys: frozenset[str] | None = None
     pictures_table: Path | None = None
 
+    def same_patient(self, one: str, other: str) -> bool:
+        """Whether two ids are one person's, by the alias table."""
+        return self.aliases.of(one) == self.aliases.of(other)
+
     def patient_of(self, dataset: Dataset) -> str:
         """Whose a DICOM object is, '' where it does not say."""
-        value = dataset.get(self.patient_by or "PatientID")
-        return "" if value is None else patient_key(str(value))
+        return patient_key(text(dataset, self.patient_by or "PatientID"))
 
 
 def _nobody(done: int, total: int, text: str) -> None:
@@ -86,7 +93,7 @@ class Given:
         """The slices by reference, frame of reference and series."""
         from lesionaug.data.sources.contours import SliceIndex
 
-        return SliceIndex(self.slices)
+        return SliceIndex(self.slices, self.options.same_patient)
 
     @cached_property
     def pictures(self) -> Pictures:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 _MASKS, _SLICES = "masks_dicom", "patient_dicom"
 # Structures that are taken where no label map names them.
-LESIONS = ("livertumor*", "livercyst*", "*tumor*", "*tumour*", "*cyst*", "*metast*")
+# (The set has "liverkyst" for a cyst, and "tumor", "leftsurretumor", "rightsurretumor" for tumours of other organs.)
+LESIONS = ("liver*tumor*", "liver*tumour*", "liver*cyst*", "liver*kyst*", "liver*metast*", "cyst*", "metast*")
 
 SAME_PLANE_MM = 0.1
 SAME_PIXEL = 0.05

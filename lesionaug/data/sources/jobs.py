@@ -41,7 +41,8 @@ def read_slices(source: SourceFile, shared: Given, step: Step) -> Iterator[CtSli
 
 def read_volume(source: SourceFile, shared: Given, step: Step) -> Iterator[Finding]:
     """Read every slice of a NIfTI volume, to see whether they can be read; yields nothing."""
-    volume = NiftiVolume.open(source)
+    options = shared.options
+    volume = NiftiVolume.open(source, spacing_mm=options.spacing_mm, trust_voxels=options.trust_voxels)
     for index in range(volume.num_slices):
         volume.slice(index).load()
         step(index, volume.num_slices, "reading volumes")
@@ -78,7 +79,7 @@ def _cut(margin: Margin, given: Given) -> Iterator[Lesion]:
                 "error",
                 margin.where,
                 "no patient is named (PatientID is empty), so lesions of one patient could not be kept together",
-                "Give the files a PatientID (a made-up one will do), or name the patients with --pictures",
+                "Give the files a PatientID (a made-up one will do); for pictures, name it with --pictures",
                 "no patient id",
                 margin.source,
                 margin.number,

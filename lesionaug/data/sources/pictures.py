@@ -283,16 +283,17 @@ class Pictures:
             self._kept.popitem(last=False)
         check_spacing(stated, picture, name)
         check_spacing(facts.spacing_mm, picture, name, "the table of pictures")
+        same_patient = self._given.options.same_patient
         own = {"the file's PatientID is": picture.patient, "the table of pictures has": facts.patient}
         for whose, known in own.items():
-            if patient and known and known != patient_key(patient):
+            if patient and known and not same_patient(known, patient_key(patient)):
                 raise MarginRefused(
                     name,
                     f"the patient stated for the image must be its own, but {whose} another one",
                     "Correct the patient, or name the right image",
                     "patient differs between margin and slice",
                 )
-        if facts.patient and picture.patient and facts.patient != picture.patient:
+        if facts.patient and picture.patient and not same_patient(facts.patient, picture.patient):
             raise MarginRefused(
                 name,
                 "the table of pictures must have the patient of the image, but the file's PatientID is another one",
@@ -509,7 +510,7 @@ def _png(source: SourceFile, name: str, spacing_mm: tuple[float, float] | None, 
         raise DataError(
             name,
             "a PNG does not say how large its pixels are",
-            "Add the columns row_spacing_mm and col_spacing_mm to the table, or give --spacing ROW,COLUMN",
+            "Say it with row_spacing_mm and col_spacing_mm in the table or --pictures, or with --spacing ROW,COLUMN",
         )
     if hu_offset is None:
         raise DataError(

@@ -11,7 +11,7 @@ from lesionaug.data.slices import SourceFile
 from lesionaug.data.sources import aim, slicer, structured_report
 from lesionaug.data.sources.deeplesion import is_deeplesion_table
 from lesionaug.data.sources.dicom_ct import LABEL_MAP_SEGMENTATION, RT_STRUCTURE_SET, SEGMENTATION
-from lesionaug.data.sources.dicom_file import is_dicom, read_meta, reading, text
+from lesionaug.data.sources.dicom_file import is_dicom, read_dicom, read_meta, reading, text
 from lesionaug.data.sources.nifti import SUFFIXES
 from lesionaug.data.sources.tables import is_polygon_table
 from lesionaug.data.sources.xml_files import root_names
@@ -82,6 +82,8 @@ def _dicom(source: SourceFile) -> Recognised:
         return Recognised(UNKNOWN)  # an index of the files beside it, which are read themselves
     try:
         sop_class = text(read_meta(source), "MediaStorageSOPClassUID")
+        if not sop_class:
+            sop_class = text(read_dicom(source, pixels=False), "SOPClassUID")
         return Recognised(_MARGIN_CLASSES.get(sop_class, SLICES))
     except DataError:
         return Recognised(SLICES)  # reading it whole will say what is wrong

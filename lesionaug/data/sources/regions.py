@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lesionaug.data.slices import MarginRefused
-from lesionaug.data.sources.contours import Reference, SliceIndex, check_patient
+from lesionaug.data.sources.contours import Reference, SliceIndex
 from lesionaug.data.sources.dicom_ct import CtSlice
 
 # What one outline may hold: real ones have hundreds of points and are a few hundred pixels (or mm) long. Drawing takes
@@ -147,7 +147,7 @@ def match_regions(
                 "Export the margins again",
                 "no such frame",
             )
-        check_patient(named[0], patient, where)
+        index.check_patient(named[0], patient, where)
         on_slice[named[0]].append(region)
     if not on_slice:
         raise MarginRefused(

@@ -24,7 +24,7 @@ from lesionaug.data.slices import (
     SourceFile,
     face_left_posterior,
 )
-from lesionaug.data.sources.contours import Reference, check_patient
+from lesionaug.data.sources.contours import Reference
 from lesionaug.data.sources.dicom_ct import (
     MAX_SIDE,
     PHANTOM_MANUFACTURER,
@@ -234,7 +234,7 @@ def _place(
                 "several slices at one position",
             )
         chosen = here[0]
-        check_patient(chosen, patient, where)
+        given.index.check_patient(chosen, patient, where)
         left, top = _offset(frame, chosen, where)
         drawn = frame.turn.apply(_frame_mask(dataset, kind, number, frame.index, where))
         if not drawn.any():
@@ -286,7 +286,7 @@ def _offset(frame: _Frame, chosen: CtSlice, where: str) -> tuple[int, int]:
 
 def _frame_mask(dataset: Dataset, kind: str, number: int, index: int, where: str) -> NDArray[np.bool_]:
     """One frame of one segment as stored, bool [Rows, Columns]."""
-    if str(dataset.file_meta.TransferSyntaxUID) == _DEFLATED_FRAMES:
+    if text(dataset.file_meta, "TransferSyntaxUID") == _DEFLATED_FRAMES:
         stored = _inflated(dataset, index, where)
     elif int(dataset.BitsAllocated) == 1:
         stored = _bits(dataset, index, where)
@@ -306,7 +306,7 @@ def _bits(dataset: Dataset, index: int, where: str) -> NDArray[Any]:
 
     (pydicom 3.0.2 decodes all frames at once correctly, but a single one only where frames start on a byte.)
     """
-    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    syntax = text(dataset.file_meta, "TransferSyntaxUID")
     if syntax == _RLE:
         raise DataError(where, "one-bit pixels in RLE Lossless are not supported", "Export it uncompressed")
     if syntax not in _PLAIN:

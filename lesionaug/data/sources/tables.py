@@ -53,7 +53,7 @@ class Row:
 def is_polygon_table(path: Path) -> bool:
     """Whether a CSV has the columns of a polygon table."""
     names = heading(path)
-    return "image" in names and "patient_id" in names and any(name in names for name in _MARGIN)
+    return "image" in names and any(name in names for name in _MARGIN)
 
 
 def read_table(source: SourceFile, given: Given) -> Iterator[Margin]:
