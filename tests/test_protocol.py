@@ -318,6 +318,10 @@ DAMAGES = {
     "another configuration": (
         lambda run: edit_text(run / "config.json", '"steps": 12', '"steps": 13'), "bovw-split0", "another config",
     ),
+    "another number of lesions": (
+        lambda run: edit_text(run / "models/bovw-split0-seed0/task.json", '"num_train_lesions": ', '"num_train_lesions": 9'),
+        "bovw-split0", "number of training lesions",
+    ),
     "another key": (
         lambda run: edit_text(run / "models/bovw-split0-seed0/task.json", '"key": "', '"key": "0'), "bovw-split0",
         "key does not fit",

@@ -190,6 +190,8 @@ def _sources(
     wanted = _provenance(lesions, contents)
     if Provenance.from_json(task["sources"]) != wanted:
         yield "it does not say that it has learned from exactly the lesions of its training folds"
+    if task.get("num_train_lesions", len(lesions)) != len(lesions):
+        yield "its number of training lesions is not that of its training folds"
 
 
 def _check_files(run: Path, step: Step, task: Mapping[str, Any], outputs: Mapping[str, str]) -> Iterator[Finding]:
