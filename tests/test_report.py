@@ -823,6 +823,7 @@ def test_every_number_equals_a_recount(tmp_path: Path, seeds: tuple[int, ...], c
     headline |= {f"memorisation.{g}.{k}.cyst.nearer_to_training" for g in ("dcgan", "acgan") for k in range(3)}
     assert headline | {key for key in PAPER if ".class." not in key} <= set(page.numbers)
     words = words_of(page)
+    assert "There is no reader study of this run" in words
     if choice == "nested":
         assert "In use is the nested choice" in words
         assert len({ours[f"choice.classic.in_use.{k}"] for k in range(3)}) > 1, "the splits should differ in this test"
