@@ -249,6 +249,7 @@ def test_an_emptied_sop_class_is_taken_from_the_meta_information(tmp_path):
         (element(0x00081140, b"SQ", b"", 0xFFFFFFFF) + ITEM, "broken|cut short"),
         ((element(0x00081140, b"SQ", b"", 0xFFFFFFFF) + ITEM[:4] + b"\xff" * 4) * 20_000, "nested deeper"),
         (element(0x00081140, b"SQ", ITEM * 200_000, 0xFFFFFFFF) + END, "elements and items"),
+        (element(0x00081140, b"SQ", ITEM * 1_000_000), "elements and items"),
     ],
 )
 def test_structures_that_no_real_file_has_are_refused_in_seconds(tmp_path, content, words):
