@@ -11,8 +11,11 @@ import json
 import os
 import pickle
 import shutil
+import struct
+import time
 from collections.abc import Callable
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from random import Random
 
@@ -21,8 +24,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.datadict import tag_for_keyword
 
 from lesionaug.data.folds import load_folds
+from lesionaug.data.importer import check_source
+from lesionaug.data.options import ImportOptions
 from lesionaug.data.own_files import parse_json
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.store import load_rois, read_manifest, save_rois
@@ -34,6 +40,8 @@ from lesionaug.training.checkpoint import Checkpoints, Metrics
 from lesionaug.training.classifier import load_classifier
 from lesionaug.training.synthesis import load_gan
 from tests.conftest import REPOSITORY
+from tests.dicom_files import ct_dataset, hu_picture
+from tests.fuzz import mutators
 from tests.fuzz.mutators import as_bytes
 from tests.fuzz.targets import TARGETS, Check
 from tests.runs import make_rois
@@ -373,6 +381,30 @@ def test_metrics_go_as_far_as_they_are_whole(tmp_path: Path, line: bytes) -> Non
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 0.5}\n' + line + b'\n{"step": 2}\n')
     metrics.cut(5)
     assert metrics.read() == [{"step": 1, "loss": 0.5}]
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "SOPClassUID", "PixelSpacing", "ImageType", "Rows", "RescaleSlope"])
+@pytest.mark.parametrize("depth", [1, 30, 100, 400])
+def test_sequences_in_place_of_values_are_not_written_out(keyword: str, depth: int, tmp_path: Path) -> None:
+    """pydicom's text of nested sequences, for an error or an id, took gigabytes and never ended."""
+    dataset = ct_dataset(hu_picture(0, 8, 8))
+    tag = tag_for_keyword(keyword)
+    stream = BytesIO()
+    dataset.save_as(stream, enforce_file_format=False)
+    elements, _ = mutators._elements(stream.getvalue(), 132, len(stream.getvalue()))
+    place = next(element for element in elements if element[0] == struct.pack("<HH", tag >> 16, tag & 0xFFFF))
+    inner: list = [
+        [place[0], b"US", b"\1"]
+    ]  # no whole number of values, so its text is an error about an error about ...
+    for _ in range(depth):
+        inner = [[place[0], b"SQ", [inner]]]
+    place[1:] = inner[0][1:]
+    path = tmp_path / "a.dcm"
+    path.write_bytes(stream.getvalue()[:132] + mutators._written(elements, Random(0), 0.0))
+    begun = time.process_time()
+    findings = check_source(path, ImportOptions(isolate=False))
+    assert any(finding.severity == "error" for finding in findings) or keyword in ("PatientID", "ImageType")
+    assert time.process_time() - begun < 2
 
 
 def test_endless_nesting_in_a_run_is_a_fault_of_the_file(tmp_path: Path) -> None:

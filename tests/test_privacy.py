@@ -57,11 +57,12 @@ def views(content: bytes, depth: int = 0) -> Iterator[bytes]:
     if depth == MAX_DEPTH:
         return
     inner: list[bytes] = []
+    whole = memoryview(content)
     for found in re.finditer(rb"\x1f\x8b\x08", content):
-        inner.append(_inflate(content[found.start() :], 31))
+        inner.append(_inflate(whole[found.start() :], 31))
     for found in re.finditer(rb"[\x28\x38\x48\x58\x68\x78][\x01\x5e\x9c\xda]", content):
         if int.from_bytes(found[0], "big") % 31 == 0:
-            inner.append(_inflate(content[found.start() :], 15))
+            inner.append(_inflate(whole[found.start() :], 15))
     if b"PK\x03\x04" in content:
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -72,7 +73,7 @@ def views(content: bytes, depth: int = 0) -> Iterator[bytes]:
         for found in re.finditer(rb"PK\x03\x04.{4}\x08\x00", content, re.DOTALL):  # damaged archives too
             names = content[found.start() + 26 : found.start() + 30]
             if len(names) == 4:
-                inner.append(_inflate(content[found.start() + 30 + sum(struct.unpack("<HH", names)) :], -15))
+                inner.append(_inflate(whole[found.start() + 30 + sum(struct.unpack("<HH", names)) :], -15))
     if b"IDAT" in content and content.startswith(b"\x89PNG"):
         inner.append(b"".join(_png_chunks(content, b"IDAT")))
     for found in re.finditer(rb"base64,([A-Za-z0-9+/=\s]{8,})", content):
@@ -84,7 +85,7 @@ def views(content: bytes, depth: int = 0) -> Iterator[bytes]:
             yield from views(part, depth + 1)
 
 
-def _inflate(content: bytes, bits: int) -> bytes:
+def _inflate(content: memoryview, bits: int) -> bytes:
     """What can be inflated, also of a stream that is cut short."""
     inflater = zlib.decompressobj(bits)
     try:
@@ -108,13 +109,25 @@ class Search:
     def __init__(self, tokens: list[str], raw: list[bytes] = []) -> None:  # noqa: B006
         self._names = {spelling: token for token in tokens for spelling in spellings(token)}
         self._names |= {content.lower(): f"bytes {content[:4].hex()}..." for content in raw}
-        # One pattern for all; longer ones first, so that they are named.
-        ordered = sorted(self._names, key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(re.escape(entry) for entry in ordered))
+        self._by_start: dict[bytes, list[bytes]] = {}
+        self._starts, self._nexts = np.zeros(1 << 16, bool), np.zeros(1 << 16, bool)
+        for spelling in self._names:
+            self._by_start.setdefault(spelling[:4], []).append(spelling)
+            self._starts[spelling[0] | spelling[1] << 8] = True
+            self._nexts[spelling[2] | spelling[3] << 8] = True
 
     def in_bytes(self, content: bytes) -> set[str]:
         """The tokens in some bytes."""
-        return {self._names[m[0]] for view in views(content) for m in self._pattern.finditer(view.lower())}
+        return {self._names[spelling] for view in views(content) for spelling in self._spelled(view.lower())}
+
+    def _spelled(self, content: bytes) -> Iterator[bytes]:
+        """The spellings in lower-case bytes; their first four bytes are looked for with tables, all at once."""
+        one = np.frombuffer(content, np.uint8).astype(np.uint16)
+        pairs = one[:-1] | one[1:] << 8
+        for at in np.flatnonzero(self._starts[pairs[:-2]] & self._nexts[pairs[2:]]):
+            for spelling in self._by_start.get(content[at : at + 4], ()):
+                if content.startswith(spelling, at):
+                    yield spelling
 
     def below(self, folder: Path) -> dict[str, set[str]]:
         """The tokens in every file below a folder, their names and links."""
@@ -296,6 +309,7 @@ def test_an_import_names_nobody(place: Path, capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_a_whole_run_names_nobody(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cohort(place, 18)
     out = place.parents[2] / "out"
