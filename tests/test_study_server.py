@@ -104,7 +104,7 @@ class Browser:
         given = response.headers
         if given.get("Set-Cookie"):
             self.cookie = given["Set-Cookie"].partition(";")[0]
-        if given.get("Content-Type") == "application/json":
+        if content and given.get("Content-Type") == "application/json":
             content = json.loads(content)
         return response.status, content, given
 
@@ -302,7 +302,8 @@ def test_unknown_routes_and_methods(served: Served) -> None:
         status, said, _ = browser.get(path)
         assert status == 404, path
         assert set(said) == {"error", "fix"}
-    for method, path in (("POST", "/"), ("GET", "/api/answer"), ("PUT", "/api/answer"), ("DELETE", "/api/trial"), ("HEAD", "/api/trial"), ("OPTIONS", "/api/trial"), ("TRACE", "/")):  # fmt: skip
+    wrong = "POST /, GET /api/answer, PUT /api/answer, DELETE /api/trial, HEAD /api/trial, OPTIONS /api/trial, TRACE /"
+    for method, path in (words.split() for words in wrong.split(", ")):
         assert browser.ask(method, path)[0] == 405, method
 
 
@@ -314,8 +315,9 @@ def test_bodies_that_are_none(served: Served, folder: Path) -> None:
     def status(content: bytes, **headers) -> int:
         return browser.ask("POST", "/api/answer", content, **{"Content_Type": "application/json"} | headers)[0]
 
-    for content in (b"", b"{", b"[]", b"null", b"1", b'"x"', b"\xff", b'{"trial": NaN}', b'{"trial": 1e999}', b"[" * 9000,
-                    b'{"note": "\\ud800"}', b'{"trial": ' + b"9" * 5000 + b"}", b"{}", b'{"truth": 1}'):  # fmt: skip
+    for content in (b"", b"{", b"[]", b"null", b"1", b'"x"', b"\xff", b'{"trial": NaN}', b'{"trial": 1e999}',
+                    b"[" * 9000, b'{"note": "\\ud800"}', b'{"trial": ' + b"9" * 5000 + b"}", b"{}",
+                    b'{"truth": 1}'):  # fmt: skip
         assert status(content) == 400, content[:30]
     for kind in (None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx", "multipart/form-data"):
         assert status(json.dumps(good).encode(), Content_Type=kind) == 415, kind
@@ -329,7 +331,8 @@ def test_bodies_that_are_none(served: Served, folder: Path) -> None:
         {"note": "x" * 2001}, {"note": "\0"}, {"response_ms": "1"}, {"response_ms": -1}, {"response_ms": True},
         {"response_ms": 1e12}, {"response_ms": None}, {"paused_ms": -1}, {"num_pauses": 0.5}, {"display": None},
         {"display": []}, {"display": {}}, {"display": DISPLAY | {"more": 1}}, {"display": DISPLAY | {"smooth": 1}},
-        {"display": DISPLAY | {"zoom": 0}}, {"display": DISPLAY | {"width": -1}}, {"display": DISPLAY | {"centre": "x"}},
+        {"display": DISPLAY | {"zoom": 0}}, {"display": DISPLAY | {"width": -1}},
+        {"display": DISPLAY | {"centre": "x"}},
         {"revision": "0"}, {"more": 1},
     ):  # fmt: skip
         found, said, _ = browser.post("/api/answer", good | change)
@@ -371,9 +374,8 @@ def test_a_second_tab_is_refused_until_the_first_is_gone(served: Served, folder:
     second = Browser(served.port, tab="another-tab")
     second.cookie = first.cookie
     assert second.post("/api/claim", {"tab": second.tab})[0] == 409
-    for status in (second.get("/api/trial")[0], second.answer(0)[0], second.post("/api/back", {})[0], second.post("/api/beat", {})[0],
-                   second.post("/api/release", {})[0], first.get("/api/trial", X_Tab=None)[0]):  # fmt: skip
-        assert status == 409
+    assert second.get("/api/trial")[0] == second.answer(0)[0] == first.get("/api/trial", X_Tab=None)[0] == 409
+    assert {second.post(f"/api/{name}", {})[0] for name in ("back", "beat", "release")} == {409}
     assert rows(folder) == []
     served.now = server.LEASE_SECONDS - 1
     assert first.post("/api/beat", {})[0] == 200
@@ -618,7 +620,8 @@ class Command:
         return self.process.returncode, out, err
 
 
-def test_killed_in_the_middle_nothing_is_lost_or_doubled(folder: Path) -> None:
+def test_killed_in_the_middle_nothing_is_lost_or_doubled(made: Path) -> None:
+    folder = small_study(made.parent, name=f"long-{os.getpid()}", num_real=19, repeats=1.0).folder
     study = load_study(folder)
     acknowledged = []
     for round_ in range(3):
@@ -626,15 +629,17 @@ def test_killed_in_the_middle_nothing_is_lost_or_doubled(folder: Path) -> None:
         browser = running.browser("A")
         if round_ == 0:
             assert browser.post("/api/register", {"agreed": True})[0] == 200
-        killer = threading.Timer(0.25, running.process.kill)  # SIGKILL while answers come in
-        killer.start()
+        killer, first = threading.Timer(0.02, running.process.kill), len(acknowledged)
         with contextlib.suppress(OSError, http.client.HTTPException):
-            while not (shown := browser.get("/api/trial")[1]).get("done"):
+            while True:
+                shown = browser.get("/api/trial")[1]
                 assert shown["trial"] in (len(acknowledged), len(acknowledged) + 1)
                 if shown["trial"] > len(acknowledged):
                     acknowledged.append(shown["trial"] - 1)  # was saved, though the answer got lost with the server
                 if browser.answer(shown)[0] == 200:
                     acknowledged.append(shown["trial"])
+                if len(acknowledged) == first + 3:
+                    killer.start()  # SIGKILL while further answers come in
         killer.join()
         assert running.process.wait(30) == -signal.SIGKILL
         running.process.stdout.close()

@@ -181,10 +181,10 @@ def make_study(
     options = _settled(options or StudyOptions())
     folder, rois_path, synthetic = Path(out), Path(rois_path), Path(synthetic)
     truth_file = default_truth(folder.absolute()) if truth is None else Path(truth)
-    check_new_folder(folder, "the study")
-    check_new_file(truth_file)
     if folder.absolute() in truth_file.absolute().parents:
         raise ConfigError("--truth", "the truth must not lie in the study's folder", "Name a file somewhere else")
+    check_new_folder(folder, "the study")
+    check_new_file(truth_file)
     warnings: list[str] = []
     rois, store_hash = load_rois(rois_path), manifest_sha256(rois_path)
     unlabelled = int((rois.labels == UNLABELLED).sum())
@@ -274,8 +274,8 @@ def _sources(path: Path, store_hash: str, options: StudyOptions) -> tuple[list[_
 
 def _synthetic(
     sources: list[_Source], rois: RoiBatch, most: int, seed: int, where: str, warnings: list[str]
-) -> tuple[dict[str, list[Candidate]], tuple[float, float], int]:
-    """Synthetic images by class, those of all sources in turn; the window and size they have."""
+) -> tuple[dict[str, list[list[Candidate]]], tuple[float, float], int]:
+    """Synthetic images by class and source, in random order; the window and size they have."""
     queues: dict[str, list[list[Candidate]]] = {name: [] for name in rois.classes}
     seen: set[tuple[tuple[float, float], int]] = set()
     known = set(rois.lesion_ids)
@@ -314,20 +314,19 @@ def _synthetic(
     window, size = seen.pop()
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise DataError(where, f"images have {size} pixels per side, not {MIN_SIZE} .. {MAX_SIZE}", "Give others")
-    turned = {}
-    for number, (name, parts) in enumerate(queues.items()):
-        first = number % len(parts)  # so that one image too many is not always of the same source
-        turned[name] = _in_turn(parts[first:] + parts[:first])
-    return turned, window, size
+    return queues, window, size
 
 
-def _in_turn(parts: Sequence[Sequence[Candidate]]) -> list[Candidate]:
+def _in_turn(parts: Sequence[Sequence[Candidate]], first: int) -> list[Candidate]:
+    """The images of several sources, one of each in turn, beginning with one of them."""
+    first %= len(parts)
+    parts = [*parts[first:], *parts[:first]]
     return [part[i] for i in range(max(map(len, parts))) for part in parts if i < len(part)]
 
 
 def _choose(
     rois: RoiBatch,
-    made: dict[str, list[Candidate]],
+    made: dict[str, list[list[Candidate]]],
     window: tuple[float, float],
     size: int,
     image: ImageConfig,
@@ -335,7 +334,10 @@ def _choose(
 ) -> list[tuple[Candidate, bool]]:
     """Real and synthetic images with whether each is for practice."""
     rows = {name: _real_rows(rois, number, options.seed) for number, name in enumerate(rois.classes)}
-    have_real, have_made = [len(rows[name]) for name in rois.classes], [len(made[name]) for name in rois.classes]
+    have_real, have_made = (
+        [len(rows[name]) for name in rois.classes],
+        [sum(map(len, made[name])) for name in rois.classes],
+    )
     num_practice = options.num_practice or 0
     practice_real = spread((num_practice + 1) // 2, have_real)
     practice_made = spread(num_practice // 2, have_made)
@@ -363,8 +365,9 @@ def _choose(
         picked = rows[name][: counts_real[i]]
         rehearsed = rows[name][len(rows[name]) - practice_real[i] :]
         used += [(row, False) for row in picked] + [(row, True) for row in rehearsed]
-        chosen += [(candidate, False) for candidate in made[name][: counts_made[i]]]
-        chosen += [(candidate, True) for candidate in made[name][counts_made[i] :][: practice_made[i]]]
+        in_turn = _in_turn(made[name], sum(counts_made[:i]))  # goes on with the source after the last class's
+        chosen += [(candidate, False) for candidate in in_turn[: counts_made[i]]]
+        chosen += [(candidate, True) for candidate in in_turn[counts_made[i] :][: practice_made[i]]]
     drawn = _draw_real(rois, [row for row, _ in used], window, size, image)
     return chosen + [(candidate, practice) for candidate, (_, practice) in zip(drawn, used, strict=True)]
 
@@ -546,16 +549,25 @@ def _slot(
 
 
 def _repeated(items: list[int], kinds: Sequence[tuple[str, ...]], count: int, draws: _Draws) -> list[int]:
-    """Items to be shown twice, as equally of every class and origin as there are."""
-    cells: dict[tuple[str, ...], list[int]] = {}
+    """Items to be shown twice, as equally of both origins as there are, and in each of its classes."""
+    return [item for origin in _shares(items, kinds, 1, count, draws) for item in origin]
+
+
+def _shares(
+    items: list[int], kinds: Sequence[tuple[str, ...]], number: int, count: int, draws: _Draws
+) -> list[list[int]]:
+    """Random items of every value of a property, shared out equally, and within it of the properties before it."""
+    cells: dict[str, list[int]] = {}
     for item in items:
-        cells.setdefault(kinds[item], []).append(item)
+        cells.setdefault(kinds[item][number], []).append(item)
     members = list(cells.values())
     draws.shuffle(members)
-    for cell in members:
+    chosen = []
+    for cell, share in zip(members, spread(count, [len(cell) for cell in members]), strict=True):
         draws.shuffle(cell)
-    shares = spread(count, [len(cell) for cell in members])
-    return [item for cell, share in zip(members, shares, strict=True) for item in cell[:share]]
+        inner = [cell[:share]] if number == 0 else _shares(cell, kinds, number - 1, share, draws)
+        chosen.append([item for part in inner for item in part])
+    return chosen
 
 
 def arrange(items: Sequence[int], kinds: Sequence[tuple[str, ...]], draws: _Draws) -> list[int]:
