@@ -1,4 +1,4 @@
-"""Answered reader studies for tests: their files as `lesionaug study new` and `serve` leave them, with made-up answers."""
+"""Answered reader studies for tests: files as `lesionaug study new` and `serve` leave them, with made-up answers."""
 
 from __future__ import annotations
 

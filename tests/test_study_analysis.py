@@ -22,10 +22,11 @@ from lesionaug.experiment.results import load_run
 from lesionaug.experiment.study_results import read_study, study_of_run
 from lesionaug.study.analysis import analyse_study, summarise
 from lesionaug.study.analysis_page import render_analysis
-from lesionaug.study.answers import read_answers
+from lesionaug.study.answers import Answer, AnswerBook, read_answers
 from lesionaug.study.export import export_study
 from lesionaug.study.files import TruthItem, load_study, load_truth
 from tests.answered_studies import CLASSES, make_items, make_study
+from tests.studies import small_study
 from tests.test_report import ONE_PIXEL, Page, words_of, write_run
 
 ITEMS = make_items(24, 18, 4)
@@ -146,6 +147,43 @@ def test_every_count_equals_a_recount(tmp_path: Path, order: str) -> None:
     assert found["notes"] == [
         "2 readers are too few for the intervals of the means to speak of other readers: these are too narrow for that."
     ]
+
+
+def test_a_study_as_it_is_made(tmp_path: Path, quick: None) -> None:
+    """From `study new` to the analysis: what design writes and readers answer is what is judged here."""
+    made = small_study(tmp_path)
+    study = load_study(tmp_path / "study")
+    truth = load_truth(study)
+    book = AnswerBook(study)
+    for code in ("one", "two"):
+        reader = book.register(code, None, "")
+        for number, trial in enumerate(study.slots[reader.slot]):
+            item = truth.items[trial.item]
+            right = (
+                study.design.classes.index(item.class_name)
+                if trial.task == "class"
+                else 6
+                if item.origin == "real"
+                else 1
+            )
+            book.add(
+                Answer(
+                    reader.reader, number, trial.task, trial.item, 0, right, "", 900.0, 0.0, 0, 40.0, 400.0, 6, False,
+                    "", "",
+                )
+            )  # fmt: skip
+    book.close()
+    analyse_study(tmp_path / "study", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "analysis.json").read_text())
+    assert (found["design"]["num_real"], found["design"]["num_synthetic"]) == (6, 6)
+    assert found["design"]["num_practice"] == 2
+    for reader_ in found["readers"].values():
+        assert reader_["origin"]["accuracy"]["count"] == reader_["class"]["all"]["count"] == 12
+        assert reader_["origin"]["auc"]["value"] == 1
+        assert reader_["class"]["repeats"]["agreed"]["count"] == found["design"]["num_repeats"] > 0
+        assert reader_["trials"]["count"] == reader_["trials"]["total"]
+    export_study(tmp_path / "study", tmp_path / "csv", made.truth)
+    assert "dcgan" in (tmp_path / "csv" / "imrmc.csv").read_text()
 
 
 def test_the_last_revision_counts_and_the_time_of_the_first(tmp_path: Path) -> None:
@@ -299,7 +337,7 @@ def test_the_analysis_names_nobody_and_repeats_nothing_that_readers_wrote(
 def test_raw_accuracy_never_stands_alone(tmp_path: Path, quick: None) -> None:
     study = make_study(tmp_path / "study", ITEMS, say)
     text = analyse_study(study, tmp_path / "out").read_text(encoding="utf-8")
-    tables = [part.split("</table>")[0] for part in text.split("<table>")[1:]]
+    tables = [part.split("</table>")[0] for part in text.split('<table class="names">')[1:]]
     shown = [table for table in tables if ".origin.accuracy" in table]
     assert len(shown) == 2  # ours, and Table III
     for table in shown:
