@@ -20,6 +20,7 @@ EDGE_LEVELS = 2  # at each end of the window these are one: a tanh never quite g
 SIGNIFICANT = 0.05
 _FOLDS, _PERMUTATIONS, _STEPS, _RIDGE = 5, 199, 6, 1.0
 _ENOUGH = 20  # shuffled origins that give as much: no need to go on
+_FEW_STEPS = 8
 _FAST = 3  # levels from pixel to pixel
 _Levels = npt.NDArray[np.int64]
 
@@ -143,13 +144,13 @@ def _rounding(image: _Levels, levels: int) -> list[float]:
     """The numbers of `ROUNDING`, each made so that contrast, sharpness and texture hardly move it."""
     low, high = _ends(levels)
     inside = image[(image > low) & (image < high)]
-    bits = np.bincount(inside % 4, minlength=4) / max(len(inside), 1)
-    # In the middle of the histogram every step has many pixels, unless the rounding leaves it out.
-    missing = 0.0
-    if len(inside):
-        first, last = (int(value) for value in np.percentile(inside, (20, 80)))
-        middle = inside[(inside >= first) & (inside <= last)]
-        missing = 1 - len(np.unique(middle)) / (last - first + 1)
+    bits, missing = [0.5, 0.25, 0.25], 0.0  # of an image of a few steps alone they would be its picture
+    first, last = (int(value) for value in np.percentile(inside, (20, 80))) if len(inside) else (0, 0)
+    if last - first >= _FEW_STEPS:
+        share = np.bincount(inside % 4, minlength=4) / len(inside)
+        bits = [share[1] + share[3], share[1], share[2]]
+        # In the middle of the histogram every step has many pixels, unless the rounding leaves it out.
+        missing = 1 - len(np.unique(inside[(inside >= first) & (inside <= last)])) / (last - first + 1)
     # Where values change fast, differences of 0 are half as frequent as those of 1 and -1 together.
     equal = one_apart = 0
     for axis in (0, 1):
@@ -157,7 +158,7 @@ def _rounding(image: _Levels, levels: int) -> list[float]:
         between = apart[1:-1][(apart[:-2] >= _FAST) & (apart[2:] >= _FAST)]
         equal, one_apart = equal + int((between == 0).sum()), one_apart + int((between == 1).sum())
     ties = (equal + 1) / (equal + one_apart / 2 + 2)
-    return [float(bits[1] + bits[3]), float(bits[1]), float(bits[2]), missing, ties]
+    return [*(float(value) for value in bits), missing, ties]
 
 
 def _balanced_accuracy(
