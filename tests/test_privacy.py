@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -51,12 +52,11 @@ def spellings(token: str) -> set[bytes]:
     return {entry for entry in found if len(entry) >= 4}
 
 
-def views(content: bytes, depth: int = 0) -> Iterator[bytes]:
-    """The bytes, and whatever is packed in them: gzip, zlib and zip streams, PNG chunks, base64, JSON escapes."""
-    yield content
-    if depth == MAX_DEPTH:
-        return
+def packed_in(content: bytes) -> list[bytes]:
+    """Whatever is packed in some bytes: gzip, zlib and zip streams, base64, JSON escapes; a PNG without its pixels."""
     inner: list[bytes] = []
+    if content.startswith(b"\x89PNG") and b"IDAT" in content:
+        return [b"\n".join(kind + chunk for kind, chunk in _png_chunks(content) if kind != b"IDAT")]
     whole = memoryview(content)
     for found in re.finditer(rb"\x1f\x8b\x08", content):
         inner.append(_inflate(whole[found.start() :], 31))
@@ -74,15 +74,11 @@ def views(content: bytes, depth: int = 0) -> Iterator[bytes]:
             names = content[found.start() + 26 : found.start() + 30]
             if len(names) == 4:
                 inner.append(_inflate(whole[found.start() + 30 + sum(struct.unpack("<HH", names)) :], -15))
-    if b"IDAT" in content and content.startswith(b"\x89PNG"):
-        inner.append(b"".join(_png_chunks(content, b"IDAT")))
     for found in re.finditer(rb"base64,([A-Za-z0-9+/=\s]{8,})", content):
         inner.append(base64.b64decode(found[1] + b"==", validate=False))
     if re.search(rb"\\u[0-9a-fA-F]{4}", content):
         inner.append(re.sub(rb"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)).encode("utf-8", "replace"), content))
-    for part in inner:
-        if part:
-            yield from views(part, depth + 1)
+    return [part for part in inner if part]
 
 
 def _inflate(content: memoryview, bits: int) -> bytes:
@@ -94,12 +90,11 @@ def _inflate(content: memoryview, bits: int) -> bytes:
         return b""
 
 
-def _png_chunks(content: bytes, wanted: bytes) -> Iterator[bytes]:
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 8
     while at + 8 <= len(content):
         length = int.from_bytes(content[at : at + 4], "big")
-        if content[at + 4 : at + 8] == wanted:
-            yield content[at + 8 : at + 8 + length]
+        yield content[at + 4 : at + 8], content[at + 8 : at + 8 + length]
         at += 12 + length
 
 
@@ -109,6 +104,7 @@ class Search:
     def __init__(self, tokens: list[str], raw: list[bytes] = []) -> None:  # noqa: B006
         self._names = {spelling: token for token in tokens for spelling in spellings(token)}
         self._names |= {content.lower(): f"bytes {content[:4].hex()}..." for content in raw}
+        self._known: dict[bytes, set[str]] = {}
         self._by_start: dict[bytes, list[bytes]] = {}
         self._starts, self._nexts = np.zeros(1 << 16, bool), np.zeros(1 << 16, bool)
         for spelling in self._names:
@@ -116,9 +112,15 @@ class Search:
             self._starts[spelling[0] | spelling[1] << 8] = True
             self._nexts[spelling[2] | spelling[3] << 8] = True
 
-    def in_bytes(self, content: bytes) -> set[str]:
-        """The tokens in some bytes."""
-        return {self._names[spelling] for view in views(content) for spelling in self._spelled(view.lower())}
+    def in_bytes(self, content: bytes, depth: int = 0) -> set[str]:
+        """The tokens in some bytes, and in what is packed in them; the same bytes are searched once."""
+        key = hashlib.blake2b(content).digest()
+        if key not in self._known:
+            found = {self._names[spelling] for spelling in self._spelled(content.lower())}
+            for part in packed_in(content) if depth < MAX_DEPTH else ():
+                found |= self.in_bytes(part, depth + 1)
+            self._known[key] = found
+        return self._known[key]
 
     def _spelled(self, content: bytes) -> Iterator[bytes]:
         """The spellings in lower-case bytes; their first four bytes are looked for with tables, all at once."""
