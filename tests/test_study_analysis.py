@@ -179,9 +179,11 @@ def test_a_study_as_it_is_made(tmp_path: Path, quick: None) -> None:
     assert found["design"]["num_practice"] == 2
     for reader_ in found["readers"].values():
         assert reader_["origin"]["accuracy"]["count"] == reader_["class"]["all"]["count"] == 12
-        assert reader_["origin"]["auc"]["value"] == 1
+        assert reader_["origin"]["auc"] == {"value": 1, "low": None, "high": None}
         assert reader_["class"]["repeats"]["agreed"]["count"] == found["design"]["num_repeats"] > 0
         assert reader_["trials"]["count"] == reader_["trials"]["total"]
+    assert any("no interval" in note for note in found["notes"])
+    assert "1.00 (" not in words_of(Page((tmp_path / "out" / "analysis.html").read_text(encoding="utf-8")))
     export_study(tmp_path / "study", tmp_path / "csv", made.truth)
     assert "dcgan" in (tmp_path / "csv" / "imrmc.csv").read_text()
 

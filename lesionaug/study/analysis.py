@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -396,6 +397,13 @@ def _notes(data: Judged, analysis: Mapping[str, Any]) -> list[str]:
             f"{num_readers} readers are too few for the intervals of the means to speak of other readers: these are "
             "too narrow for that."
         )
+    values = flatten(analysis)
+    if any(
+        values[key] is None and values[key.removesuffix(".low")] is not None for key in values if key.endswith(".low")
+    ):
+        notes.append(
+            "Where a number has no interval, all draws of the bootstrap gave the same: too little was answered."
+        )
     if data.design.scale == "two-key" and "origin" in data.design.tasks:
         notes.append(
             "Answers about the origin had two keys and no rating: the area under the curve is that below the two "
@@ -416,8 +424,10 @@ def _agreement(first: Sequence[int], second: Sequence[int], cases: Cases) -> dic
     return {"agreed": asdict(found.agreed), "kappa": _estimate(found.kappa)}
 
 
-def _estimate(value: Estimate | None) -> dict[str, float] | None:
-    return None if value is None else asdict(value)
+def _estimate(value: Estimate | None) -> dict[str, float | None] | None:
+    if value is None:
+        return None
+    return {name: number if math.isfinite(number) else None for name, number in asdict(value).items()}
 
 
 def _table(analysis: Mapping[str, Any]) -> str:

@@ -110,7 +110,10 @@ def forest_figure(analysis: Analysis) -> Figure | None:
 def _interval(axis: Axes, y: int, row: Mapping[str, Any] | None, scale: float, colour: str, marker: str) -> None:
     if row is None or row["value"] is None:
         return
-    axis.plot([scale * row["low"], scale * row["high"]], [y, y], color=colour, linewidth=1.6, marker="|", markersize=7)
+    if row["low"] is not None:
+        axis.plot(
+            [scale * row["low"], scale * row["high"]], [y, y], color=colour, linewidth=1.6, marker="|", markersize=7
+        )
     axis.plot([scale * row["value"]], [y], color=colour, marker=marker, markersize=6, linestyle="none", zorder=3)
 
 
@@ -197,8 +200,9 @@ def class_figure(analysis: Analysis) -> Figure | None:
             )
     if not panels:
         return None
+    columns = 2 if len(panels) <= 6 else 4
     note = "A synthetic image's true class is that which its GAN was asked for."
-    return confusion_figure(panels, kind=analysis["kind"], note=note, columns=2, predicted="class that was said")
+    return confusion_figure(panels, kind=analysis["kind"], note=note, columns=columns, predicted="class that was said")
 
 
 def kappa_figure(analysis: Analysis) -> Figure | None:
@@ -210,7 +214,7 @@ def kappa_figure(analysis: Analysis) -> Figure | None:
         return None
     with drawing_style():
         side = max(2.6, 0.85 * len(numbers) + 1.0)
-        figure = Figure(figsize=(max(3.6, len(tasks) * side + 0.4), side + 0.7))
+        figure = Figure(figsize=(max(5.0, len(tasks) * side + 0.4), side + 0.7))
         axes = figure.subplots(1, len(tasks), squeeze=False)[0]
         for axis, task in zip(axes, tasks, strict=True):
             colours = matplotlib.colormaps["Blues"]
@@ -228,7 +232,8 @@ def kappa_figure(analysis: Analysis) -> Figure | None:
                         depth = max(0.0, kappa["value"])
                         shown[i, j] = colours(depth / 1.25)
                         ink = "white" if depth > 0.75 else INK
-                        text = f"{kappa['value']:.2f}\n{kappa['low']:.2f} to {kappa['high']:.2f}\nn = {total}"
+                        between = "" if kappa["low"] is None else f"{kappa['low']:.2f} to {kappa['high']:.2f}\n"
+                        text = f"{kappa['value']:.2f}\n{between}n = {total}"
                     axis.text(j, i, text, ha="center", va="center", fontsize=7.5, color=ink)
                 shown[i, i + 1 :] = 1.0
             axis.imshow(shown)

@@ -2,7 +2,8 @@
 
 "Real" is the positive answer throughout: sensitivity is the share of real images called real, specificity the share of
 synthetic ones called synthetic, and a larger rating means more surely real. Where a measure is not defined (no image of
-one origin, a constant answer) it is None, never a number that looks like one.
+one origin, a constant answer) it is None, never a number that looks like one. Where every draw of a bootstrap gives the
+same, as for a reader who never errs, the bounds are NaN: an interval without width would look like certainty.
 """
 
 from __future__ import annotations
@@ -201,9 +202,12 @@ def _counted(cases: Cases, ratings: npt.NDArray[np.generic], weights: FloatArray
 
 
 def _percentiles(value: float, drawn: FloatArray) -> Estimate | None:
+    """The percentile interval of what was drawn; bounds are NaN where all draws are alike, for that is no certainty."""
     known = drawn[np.isfinite(drawn)]
     if known.size == 0:
         return None
+    if known.min() == known.max():
+        return Estimate(value, float("nan"), float("nan"))
     low, high = np.percentile(known, (2.5, 97.5))
     return Estimate(value, float(low), float(high))
 
