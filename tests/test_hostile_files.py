@@ -407,6 +407,20 @@ def test_sequences_in_place_of_values_are_not_written_out(keyword: str, depth: i
     assert time.process_time() - begun < 2
 
 
+@pytest.mark.parametrize("tag", [0x30060022, 0x30060050, 0x30060084])  # ROINumber, ContourData, ReferencedROINumber
+def test_nor_are_they_in_a_structure_set(tag: int, target) -> None:
+    check, seeds = target("rtstruct")
+    elements, _ = mutators._elements(seeds[0], 132, len(seeds[0]))
+    wanted = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+    places = [e for place in mutators._places(elements) for e in place if e[0] == wanted]
+    inner: list = [[wanted, b"US", b"\1"]]
+    for _ in range(100):
+        inner = [[wanted, b"SQ", [inner]]]
+    assert places
+    places[0][1:] = inner[0][1:]
+    check(seeds[0][:132] + mutators._written(elements, Random(0), 0.0))
+
+
 def test_endless_nesting_in_a_run_is_a_fault_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text("[" * 100_000)
     with pytest.raises(LesionaugError, match="nested"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lesionaug.data.slices import Finding, Margin, MarginRefused, SourceFile
 from lesionaug.data.sources.contours import Contour, Reference, draw, match
-from lesionaug.data.sources.dicom_file import read_dicom, reading, text
+from lesionaug.data.sources.dicom_file import is_nested, read_dicom, reading, text
 from lesionaug.data.sources.given import Given
 from lesionaug.errors import DataError
 
@@ -98,7 +98,7 @@ def _by_number(
     found: dict[int, list[Dataset]] = defaultdict(list)
     for place, item in enumerate(dataset.get(sequence) or [], 1):
         element = item.get_item(keyword)
-        written = element.value if element is not None else ""
+        written = "" if element is None else "a sequence" if is_nested(element.value) else element.value
         written = written.decode("ascii", "replace") if isinstance(written, bytes) else str(written)
         if re.fullmatch(r"\s*[+-]?\d{1,10}[\s\0]*", written):
             found[int(written.strip(" \0"))].append(item)
@@ -156,7 +156,7 @@ def _points(contour: Dataset, where: str) -> NDArray[np.float64]:
     if isinstance(raw, bytes):
         parts = raw.decode("ascii", "replace").rstrip(" \0").split("\\")
     else:
-        parts = [str(value) for value in raw] if raw is not None else []
+        parts = [] if raw is None or is_nested(raw) else [str(value) for value in raw]
     try:
         values = np.array([float(part) for part in parts], dtype=np.float64)
     except ValueError:
