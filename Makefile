@@ -11,7 +11,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*) tests/cuda_on_cpu.h t
 # Where the copy has no .git folder, LESIONAUG_COMMIT=<commit> says what it is of.
 PYTHON_GPU ?= $(if $(filter environment command,$(word 1,$(origin PYTHON))),$(PYTHON),$(BIN)/python)
 
-.PHONY: demo test test-full lint format bench fuzz gpu clean
+.PHONY: demo test browser test-full lint format bench fuzz gpu clean
 
 $(VENV)/.installed: $(NATIVE) $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "not full and not gpu" -n 2 --dist loadfile
+
+# The reader study and the report are tried in a real browser where there is one; this is how to get one (Debian, root).
+browser:
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
 test-full: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m "not gpu" -n 2 --dist loadfile

@@ -583,3 +583,30 @@ def test_a_key_that_cannot_be_used_is_said_before_anything_is_read(tmp_path, mon
     key_file(tmp_path / "lesionaug" / "pseudonym.key", "0123456789abcdef").chmod(0o644)
     with pytest.raises(ConfigError, match="other users can read"):
         import_source(tmp_path / "no such source", tmp_path / "rois")
+
+
+def test_a_pacs_export_holds_much_that_is_no_ct(cohort, tmp_path):
+    for number, (sop_class, modality) in enumerate(
+        (
+            ("1.2.840.10008.5.1.4.1.1.4", "MR"),
+            ("1.2.840.10008.5.1.4.1.1.128", "PT"),
+            ("1.2.840.10008.5.1.4.1.1.7", "OT"),
+            ("1.3.12.2.1107.5.9.1", "CT"),  # raw data of a manufacturer
+        )
+    ):
+        ds = ct_dataset(hu_picture(number), patient="Ann")
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class
+        ds.Modality = modality
+        if modality == "CT":
+            for keyword in ("PixelData", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelSpacing",
+                            "ImagePositionPatient", "ImageOrientationPatient", "PixelRepresentation"):  # fmt: skip
+                del ds[keyword]
+        write(ds, cohort / f"other{number}.dcm")
+    findings = check_source(cohort)
+    assert errors(findings) == []
+    said = "\n".join(finding.rule for finding in findings)
+    assert all(words in said for words in ("MR Image", "Positron", "Secondary Capture", "private SOP class"))
+    ds = ct_dataset(hu_picture(9), patient="Ann")
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.222"
+    write(ds, cohort / "bent.dcm")
+    assert "SOP class must be one that DICOM knows" in errors(check_source(cohort))[0]

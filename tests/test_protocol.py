@@ -319,7 +319,7 @@ DAMAGES = {
         lambda run: edit_text(run / "config.json", '"steps": 12', '"steps": 13'), "bovw-split0", "another config",
     ),
     "another number of lesions": (
-        lambda run: edit_text(run / "models/bovw-split0-seed0/task.json", '"num_train_lesions": ', '"num_train_lesions": 9'),
+        lambda run: edit_text(run / "models/bovw-split0-seed0/task.json", '_lesions": ', '_lesions": 9'),
         "bovw-split0", "number of training lesions",
     ),
     "another key": (

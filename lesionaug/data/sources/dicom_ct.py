@@ -50,19 +50,6 @@ MAX_FRAMES = 1 << 16
 MOST_HU = 40_000  # the extended scale of some scanners ends at 30,710
 FARTHEST_MM = 1e6  # of a picture from the origin of the patient's coordinates
 
-# Objects that carry slices or margins and that this release does not read: refused by name.
-_NOT_SUPPORTED_YET = {
-    "1.2.840.10008.5.1.4.1.1.4": "MR images are",
-    "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR is",
-    "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR is",
-    "1.2.840.10008.5.1.4.1.1.128": "PET images are",
-    "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET is",
-    "1.2.840.10008.5.1.4.1.1.20": "nuclear medicine images are",
-    "1.2.840.10008.5.1.4.1.1.6.1": "ultrasound images are",
-    "1.2.840.10008.5.1.4.1.1.3.1": "multi-frame ultrasound is",
-    "1.2.840.10008.5.1.4.1.1.66.5": "surface segmentations are",
-}
-
 # Codecs by transfer syntax: pydicom brings the uncompressed ones and RLE, these plugins the rest.
 _CODEC_PACKAGES = {
     "1.2.840.10008.1.2.4.57": "python-gdcm",
@@ -88,7 +75,7 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
     """Why a DICOM object is no CT slice and no margin ('localizer', 'dose report', ...), None where it is one.
 
     Raises:
-        DataError: For what may hold slices or margins but is not supported yet.
+        DataError: For what looks like a CT slice and says that it is something unknown.
     """
     sop_class = text(dataset, "SOPClassUID")
     if sop_class == CT_IMAGE or sop_class in MULTI_FRAME_CT:
@@ -99,18 +86,14 @@ def why_skipped(dataset: Dataset, where: str) -> str | None:
         return None
     if sop_class in (RT_STRUCTURE_SET, SEGMENTATION, LABEL_MAP_SEGMENTATION):
         return None
-    if sop_class in _NOT_SUPPORTED_YET:
-        raise DataError(
-            where,
-            f"{_NOT_SUPPORTED_YET[sop_class]} not supported yet",
-            "Import the CT series, and leave this file out of the folder",
-        )
     from pydicom.config import IGNORE
     from pydicom.uid import UID
 
     name = UID(sop_class, IGNORE).name
-    if name == sop_class:
-        raise DataError(where, "the SOP class is none that DICOM knows", EXPORT_AGAIN)
+    if name == sop_class:  # manufacturers have classes of their own, for raw data and protocols
+        if text(dataset, "Modality") == "CT" and ("Rows" in dataset or "PixelData" in dataset):
+            raise DataError(where, "a CT picture's SOP class must be one that DICOM knows", EXPORT_AGAIN)
+        return "an object of a private SOP class"
     return f"{name}, neither a CT slice nor a margin"
 
 
@@ -539,8 +522,8 @@ def decode(dataset: Dataset, where: str, frame: int | None = None, *, clear_unus
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
 
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None:
+    syntax = text(dataset.file_meta, "TransferSyntaxUID")
+    if not syntax:
         raise DataError(where, "the file does not state its transfer syntax", EXPORT_AGAIN)
     with reading(where):
         try:

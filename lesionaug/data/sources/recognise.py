@@ -30,6 +30,7 @@ _MARGIN_CLASSES = {
     LABEL_MAP_SEGMENTATION: "seg",
     **dict.fromkeys(structured_report.SOP_CLASSES, "sr"),
 }
+_SURFACE_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.5"
 _MOST_JSON_BYTES = 256 << 20
 
 
@@ -84,6 +85,8 @@ def _dicom(source: SourceFile) -> Recognised:
         sop_class = text(read_meta(source), "MediaStorageSOPClassUID")
         if not sop_class:
             sop_class = text(read_dicom(source, pixels=False), "SOPClassUID")
+        if sop_class == _SURFACE_SEGMENTATION:
+            return Recognised(UNKNOWN, "a surface segmentation (convert it to a DICOM SEG)")
         return Recognised(_MARGIN_CLASSES.get(sop_class, SLICES))
     except DataError:
         return Recognised(SLICES)  # reading it whole will say what is wrong
