@@ -164,6 +164,7 @@ def test_a_whole_study_of_two_readers(served: Served, folder: Path) -> None:
     assert lengths == {8192}
     assert not {"date", "server", "etag", "last-modified"} & {name.lower() for name, _ in headers.pop()}
     found = read_answers(served.study)
+    assert (folder / FILE).stat().st_mode & 0o077 == 0
     assert [(reader.code, reader.slot, reader.years) for reader in found.readers] == [("A", 0, 7), ("B", 1, 7)]
     assert len(found.last()) == len(found.answers) == sum(len(slot) for slot in served.study.slots)
     for answer in found.answers:
@@ -200,8 +201,21 @@ def test_links_work_once(served: Served) -> None:
     assert "token-of-A" not in cookie
     status, said, _ = Browser(served.port).post("/api/open", {"token": "token-of-A"})
     assert status == 403
-    assert said == {"error": "This link is wrong or used up", "fix": "Start the server again: it prints new links"}
+    assert said == {
+        "error": "This link is wrong or used up",
+        "fix": "Press Enter where the server runs: it prints new ones",
+    }
     assert browser.get("/api/study")[0] == 200
+
+
+def test_new_links_void_old_ones_and_leave_sittings(served: Served) -> None:
+    browser = served.browser("A")
+    fresh = served.desk.renew(("A", "B"))
+    stranger = Browser(served.port)
+    assert stranger.post("/api/open", {"token": "token-of-B"})[0] == 403
+    assert browser.get("/api/trial")[0] == 200
+    assert stranger.post("/api/open", {"token": fresh["A"]})[1] == {"reader": "A"}
+    assert browser.get("/api/trial")[0] == 401  # the same reader sits elsewhere now
 
 
 def test_nothing_works_without_the_cookie(served: Served) -> None:
@@ -601,7 +615,7 @@ class Command:
         self.lines = []
         for line in self.process.stdout:
             self.lines.append(line)
-            if "Ctrl-C" in line:
+            if "Ctrl-C" in line:  # the last of them
                 break
         links = re.findall(r"^(\S+): http://127\.0\.0\.1:(\d+)/#t=(\S+)$", "".join(self.lines), re.M)
         assert links, self.process.stderr.read()
@@ -649,6 +663,23 @@ def test_killed_in_the_middle_nothing_is_lost_or_doubled(made: Path) -> None:
     assert saved == list(range(len(saved)))
     assert acknowledged == list(range(len(acknowledged)))
     assert len(saved) - len(acknowledged) in (0, 1)
+
+
+def test_enter_prints_new_links(folder: Path) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "lesionaug", "study", "serve", str(folder), "--no-browser"]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
+        first = process.stdout.readline()
+        process.stdout.readline()
+        os.write(ours, b"\n")
+        second = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert first.partition("#")[0] == second.partition("#")[0] != ""
+    assert first != second
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

@@ -91,7 +91,7 @@ def serve(
 ) -> None:
     """Serve a study to readers at this computer, until Ctrl-C. It can be stopped and started at any moment.
 
-    Prints a link for each reader that works once; start again for new ones. Nothing but this computer can reach it; to
+    Prints a link for each reader that works once; Enter prints new ones. Nothing but this computer can reach it; to
     read from another one use `ssh -L PORT:127.0.0.1:PORT`.
 
     Args:
@@ -106,12 +106,14 @@ def serve(
 
     from lesionaug.study.server import serve_study
 
+    opened: list[bool] = []  # by itself only the first time
+
     def announce(links: Mapping[str, str]) -> None:
         for code, link in links.items():
             say(f"{code}: {link}")
-        say("Each link works once. Ctrl-C stops; every answer is saved as it is given")
-        if len(links) == 1 and not no_browser and sys.stdout.isatty():
-            webbrowser.open(next(iter(links.values())))
+        say("Each link works once; Enter prints new ones. Ctrl-C stops; every answer is saved as it is given")
+        if len(links) == 1 and not no_browser and sys.stdout.isatty() and not opened:
+            opened.append(webbrowser.open(next(iter(links.values()))))
 
     def terminate(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -171,6 +171,8 @@ class AnswerBook:
         path = study.folder / FILE
         _check_plain(path)
         try:
+            if not path.exists():  # notes may hold what others should not read; the journal takes the same rights
+                path.touch(0o600)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
         except sqlite3.Error as error:
             raise EnvironmentProblem(

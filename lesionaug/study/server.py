@@ -14,6 +14,8 @@ import math
 import secrets
 import socket
 import sqlite3
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -115,14 +117,14 @@ class Desk:
     Attributes:
         study: The study.
         book: Its answers.
-        links: Token -> code name, of links that nobody has opened.
+        links: Token -> code name, of links that nobody has opened yet.
         sittings: Cookie -> sitting; one reader has one at a time.
         clock: Seconds, never going back.
     """
 
     study: Study
     book: AnswerBook
-    links: dict[str, str]
+    links: dict[str, str] = field(default_factory=dict)
     sittings: dict[str, Sitting] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
 
@@ -131,12 +133,19 @@ class Desk:
         """Name of the cookie: cookies of one host are shared by its ports, so every study has its own."""
         return f"lesionaug-{self.study.id[:8]}"
 
+    def renew(self, codes: Sequence[str]) -> Mapping[str, str]:
+        """New links for readers, code name -> token; older ones that nobody opened are void, sittings go on."""
+        fresh = {code: secrets.token_urlsafe(32) for code in codes}
+        self.links = {token: code for code, token in fresh.items()}
+        return fresh
+
     def open(self, token: str) -> str:
         """Turn a link's token into a cookie; it works once."""
-        found = next((known for known in self.links if hmac.compare_digest(known.encode(), token.encode())), None)
+        links = self.links
+        found = next((known for known in links if hmac.compare_digest(known.encode(), token.encode())), None)
         if found is None:
-            raise Refusal(403, "This link is wrong or used up", "Start the server again: it prints new links")
-        code = self.links.pop(found)
+            raise Refusal(403, "This link is wrong or used up", "Press Enter where the server runs: it prints new ones")
+        code = links.pop(found)
         for cookie in [cookie for cookie, sitting in self.sittings.items() if sitting.code == code]:
             del self.sittings[cookie]
         cookie = secrets.token_urlsafe(32)
@@ -635,6 +644,13 @@ def http_server(app: ASGIApp) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
+def _on_enter(action: Callable[[], None]) -> None:
+    """Act at every line that is typed; a daemon thread's work, for a terminal cannot be waited for otherwise."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        for _ in sys.stdin:
+            action()
+
+
 def serve_study(
     path: Path,
     codes: Sequence[str] = (),
@@ -647,7 +663,7 @@ def serve_study(
         path: The study's folder.
         codes: Code names of the readers.
         port: Of the loopback interface; 0 takes a free one.
-        announce: Called with code name -> link as soon as they work.
+        announce: Called with code name -> link as soon as they work, and again with new ones when Enter is pressed.
 
     Returns:
         How many answers are saved, of all readers.
@@ -659,10 +675,15 @@ def serve_study(
     """
     study = load_study(path)
     with locked(study.folder), contextlib.closing(AnswerBook(study)) as book, open_port(port) as listening:
-        links = {secrets.token_urlsafe(32): code for code in check_codes(codes, study, book)}
-        found_port = listening.getsockname()[1]
-        server = http_server(build_app(Desk(study, book, dict(links)), found_port))
-        announce({code: f"http://{HOST}:{found_port}/#t={token}" for token, code in links.items()})
+        wanted, found_port = check_codes(codes, study, book), listening.getsockname()[1]
+        desk = Desk(study, book)
+        server = http_server(build_app(desk, found_port))
+
+        def print_links() -> None:
+            announce({code: f"http://{HOST}:{found_port}/#t={token}" for code, token in desk.renew(wanted).items()})
+
+        print_links()
+        threading.Thread(target=_on_enter, args=(print_links,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
         return book.num_saved()
