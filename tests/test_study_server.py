@@ -20,10 +20,10 @@ import pytest
 
 from lesionaug.cli import main
 from lesionaug.errors import ConfigError, DataError, EnvironmentProblem
-from lesionaug.study import server
 from lesionaug.study.answers import FILE, AnswerBook, read_answers
+from lesionaug.study.desk import LEASE_SECONDS, Desk
 from lesionaug.study.files import load_study
-from lesionaug.study.server import Desk, build_app, check_codes, http_server, open_port
+from lesionaug.study.server import build_app, check_codes, http_server, open_port
 from tests.studies import small_study
 
 DISPLAY = {"centre": 40.0, "width": 400.0, "zoom": 6, "smooth": False}
@@ -391,14 +391,14 @@ def test_a_second_tab_is_refused_until_the_first_is_gone(served: Served, folder:
     assert second.get("/api/trial")[0] == second.answer(0)[0] == first.get("/api/trial", X_Tab=None)[0] == 409
     assert {second.post(f"/api/{name}", {})[0] for name in ("back", "beat", "release")} == {409}
     assert rows(folder) == []
-    served.now = server.LEASE_SECONDS - 1
+    served.now = LEASE_SECONDS - 1
     assert first.post("/api/beat", {})[0] == 200
-    served.now += server.LEASE_SECONDS - 1
+    served.now += LEASE_SECONDS - 1
     assert second.post("/api/claim", {"tab": second.tab})[0] == 409  # the beat has lengthened it
     assert first.post("/api/claim", {"tab": first.tab})[0] == 200  # the same tab, loaded again
-    served.now += server.LEASE_SECONDS + 1
+    served.now += LEASE_SECONDS + 1
     assert first.get("/api/trial")[0] == 200  # asleep for a while, and nobody took it
-    served.now += server.LEASE_SECONDS + 1
+    served.now += LEASE_SECONDS + 1
     assert second.post("/api/claim", {"tab": second.tab})[0] == 200
     assert first.answer(0)[0] == 409
     assert second.post("/api/release", {})[0] == 200

@@ -1,25 +1,21 @@
 """The study's server: one page on the loopback interface, and an answer on the disk before the next image is sent.
 
-It never opens the truth file. A reader opens a link with a token that works once, and gets a cookie for it. All that
-changes anything runs in one thread without a pause between look and write, so requests at once cannot cross.
+It never opens the truth file. What is asked for is checked here, before anything looks at it; what readers may do is
+said in desk.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import json
 import math
-import secrets
 import socket
 import sqlite3
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +30,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lesionaug.data.files import locked
 from lesionaug.errors import ConfigError, EnvironmentProblem
-from lesionaug.study.answers import Answer, AnswerBook, Reader, disk_advice, now_utc
-from lesionaug.study.files import Study, Trial, load_study
+from lesionaug.study.answers import Answer, AnswerBook, disk_advice, now_utc
+from lesionaug.study.desk import LEASE_SECONDS, Desk, Refusal
+from lesionaug.study.files import Study, load_study
 
 HOST = "127.0.0.1"
 MAX_BODY = 16 << 10
-LEASE_SECONDS = 15.0
 MAX_CODE = 40
 _MAX_NOTE, _MAX_SPECIALITY, _MAX_KIND = 2000, 100, 40
 _MAX_MS = 1e9
@@ -63,174 +59,16 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-SIX_STEPS = (
-    "surely synthetic",
-    "probably synthetic",
-    "rather synthetic",
-    "rather real",
-    "probably real",
-    "surely real",
-)
-
-
-class Refusal(Exception):
-    """What a request is answered with instead of what it asked for.
-
-    Args:
-        status: Of HTTP.
-        error: What is wrong, a sentence without its full stop.
-        fix: What can be done, a sentence.
-        more: More for the answer.
-    """
-
-    def __init__(self, status: int, error: str, fix: str, more: Mapping[str, Any] | None = None) -> None:
-        super().__init__(error)
-        self.status = status
-        self.said = {"error": error, "fix": fix, **(more or {})}
-
-
-@dataclass
-class Sitting:
-    """A reader at work, from the link to the end of the server.
-
-    Attributes:
-        code: Code name.
-        secret: Keys the names of the images.
-        name: Under which answers are stored; tells nothing of the cookie.
-        tab: The tab that has the study, or None.
-        until: When the tab's lease ends, seconds of the monotonic clock.
-        back: Whether the last answer is shown again, to be changed.
-    """
-
-    code: str
-    secret: bytes
-    name: str
-    tab: str | None = None
-    until: float = 0.0
-    back: bool = False
-
-
-@dataclass
-class Desk:
-    """What the server knows: the study, its answers, open links and sittings. Used by one thread.
-
-    Attributes:
-        study: The study.
-        book: Its answers.
-        links: Token -> code name, of links that nobody has opened yet.
-        sittings: Cookie -> sitting; one reader has one at a time.
-        clock: Seconds, never going back.
-    """
-
-    study: Study
-    book: AnswerBook
-    links: dict[str, str] = field(default_factory=dict)
-    sittings: dict[str, Sitting] = field(default_factory=dict)
-    clock: Callable[[], float] = time.monotonic
-
-    @property
-    def cookie(self) -> str:
-        """Name of the cookie: cookies of one host are shared by its ports, so every study has its own."""
-        return f"lesionaug-{self.study.id[:8]}"
-
-    def renew(self, codes: Sequence[str]) -> Mapping[str, str]:
-        """New links for readers, code name -> token; older ones that nobody opened are void, sittings go on."""
-        fresh = {code: secrets.token_urlsafe(32) for code in codes}
-        self.links = {token: code for code, token in fresh.items()}
-        return fresh
-
-    def open(self, token: str) -> str:
-        """Turn a link's token into a cookie; it works once."""
-        links = self.links
-        found = next((known for known in links if hmac.compare_digest(known.encode(), token.encode())), None)
-        if found is None:
-            raise Refusal(403, "This link is wrong or used up", "Press Enter where the server runs: it prints new ones")
-        code = links.pop(found)
-        for cookie in [cookie for cookie, sitting in self.sittings.items() if sitting.code == code]:
-            del self.sittings[cookie]
-        cookie = secrets.token_urlsafe(32)
-        secret = secrets.token_bytes(32)
-        self.sittings[cookie] = Sitting(code, secret, hashlib.sha256(secret).hexdigest()[:16])
-        return cookie
-
-    def sitting(self, request: Request) -> Sitting:
-        """Whose request it is."""
-        found = self.sittings.get(request.cookies.get(self.cookie, ""))
-        if found is None:
-            raise Refusal(401, "This browser has no sitting of the study", "Open the link that the server printed")
-        return found
-
-    def at_work(self, request: Request) -> tuple[Sitting, Reader]:
-        """A registered reader's request from the tab that has the study."""
-        sitting = self.sitting(request)
-        self.hold(sitting, request.headers.get("x-tab", ""))
-        reader = self.book.reader(sitting.code)
-        if reader is None:
-            raise Refusal(403, "Nobody is registered yet", "Read the text, agree and register first")
-        return sitting, reader
-
-    def claim(self, sitting: Sitting, tab: str) -> None:
-        """Give the study to a tab, unless another one has it."""
-        if sitting.tab not in (None, tab) and self.clock() < sitting.until:
-            raise Refusal(409, "The study is open in another tab", "Close that one, or go on there")
-        sitting.tab, sitting.until = tab, self.clock() + LEASE_SECONDS
-
-    def hold(self, sitting: Sitting, tab: str) -> None:
-        """Refuse a tab that does not have the study; else lengthen its lease."""
-        if sitting.tab is None or tab != sitting.tab:
-            raise Refusal(409, "The study is open in another tab", "Close that one, or go on there")
-        sitting.until = self.clock() + LEASE_SECONDS
-
-    def trials(self, reader: Reader) -> tuple[Trial, ...]:
-        """What a reader is shown."""
-        return self.study.slots[reader.slot]
-
-    def place(self, sitting: Sitting, reader: Reader) -> int:
-        """Number of the trial that is shown: the first without an answer, or after a step back the one before."""
-        done = self.book.num_answered(reader.reader)
-        return done - 1 if sitting.back and done else done
-
-    def may_go_back(self, sitting: Sitting, reader: Reader, place: int) -> bool:
-        """Whether the answer before may be changed: by the policy, one step, within a task."""
-        trials = self.trials(reader)
-        if self.study.design.back == "lock" or sitting.back or place == 0:
-            return False
-        if self.study.design.order == "combined" or place == len(trials):
-            return True
-        return trials[place - 1].task == trials[place].task
-
-    def image_name(self, sitting: Sitting, place: int) -> str:
-        """What an image is called in an address: tells nothing, and differs from sitting to sitting."""
-        return hmac.digest(sitting.secret, f"image {place}".encode(), "sha256").hex()[:32]
-
-    def progress(self, reader: Reader | None) -> dict[str, Any]:
-        """How far a reader is, in answers."""
-        trials = self.study.slots[0] if reader is None else self.trials(reader)
-        done = 0 if reader is None else self.book.num_answered(reader.reader)
-        task = trials[min(done, len(trials) - 1)].task
-        return {
-            "done": done,
-            "total": len(trials),
-            "task": task,
-            "task_done": sum(trial.task == task for trial in trials[:done]),
-            "task_total": sum(trial.task == task for trial in trials),
-        }
-
-    def choices(self, task: str) -> list[dict[str, Any]]:
-        """The answers that can be given, with their keys."""
-        design = self.study.design
-        if task == "class":
-            labels: Sequence[str] = design.classes
-        else:
-            labels = SIX_STEPS if design.scale == "six-step" else ("synthetic", "real")
-        values = design.choices(task)
-        return [
-            {"value": value, "key": str(number), "label": label}
-            for number, (value, label) in enumerate(zip(values, labels, strict=True), 1)
-        ]
-
 
 _Handler = Callable[[Desk, Request], Awaitable[Response]]
+
+
+def _cookie(desk: Desk, request: Request) -> str:
+    return request.cookies.get(desk.cookie, "")
+
+
+def _tab(request: Request) -> str:
+    return request.headers.get("x-tab", "")
 
 
 async def _open(desk: Desk, request: Request) -> Response:
@@ -243,7 +81,7 @@ async def _open(desk: Desk, request: Request) -> Response:
 
 
 async def _study(desk: Desk, request: Request) -> Response:
-    sitting = desk.sitting(request)
+    sitting = desk.sitting(_cookie(desk, request))
     reader = desk.book.reader(sitting.code)
     design = desk.study.design
     shown = {
@@ -275,7 +113,7 @@ async def _study(desk: Desk, request: Request) -> Response:
 
 async def _register(desk: Desk, request: Request) -> Response:
     body = await _body(request, {"years", "speciality", "agreed"})
-    sitting = desk.sitting(request)
+    sitting = desk.sitting(_cookie(desk, request))
     if body.get("agreed") is not True:
         raise Refusal(400, "Nobody takes part without agreeing", "Agree to the text, or close the page")
     years = body.get("years")
@@ -296,26 +134,26 @@ async def _claim(desk: Desk, request: Request) -> Response:
     tab = _text(body, "tab", 64)
     if len(tab) < 8 or not tab.isascii() or not tab.isprintable():
         raise Refusal(400, "tab must be 8 .. 64 printable ASCII characters", "Load the page again")
-    desk.claim(desk.sitting(request), tab)
+    desk.claim(desk.sitting(_cookie(desk, request)), tab)
     return JSONResponse({"ok": True, "lease_seconds": LEASE_SECONDS})
 
 
 async def _release(desk: Desk, request: Request) -> Response:
     await _body(request, set())
-    sitting = desk.sitting(request)
-    desk.hold(sitting, request.headers.get("x-tab", ""))
+    sitting = desk.sitting(_cookie(desk, request))
+    desk.hold(sitting, _tab(request))
     sitting.tab = None
     return JSONResponse({"ok": True})
 
 
 async def _beat(desk: Desk, request: Request) -> Response:
     await _body(request, set())
-    desk.hold(desk.sitting(request), request.headers.get("x-tab", ""))
+    desk.hold(desk.sitting(_cookie(desk, request)), _tab(request))
     return JSONResponse({"ok": True})
 
 
 async def _trial(desk: Desk, request: Request) -> Response:
-    sitting, reader = desk.at_work(request)
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
     place, trials = desk.place(sitting, reader), desk.trials(reader)
     can_go_back = desk.may_go_back(sitting, reader, place)
     if place == len(trials):
@@ -339,7 +177,7 @@ async def _trial(desk: Desk, request: Request) -> Response:
 
 
 async def _image(desk: Desk, request: Request) -> Response:
-    sitting, reader = desk.at_work(request)
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
     place, trials = desk.place(sitting, reader), desk.trials(reader)
     wanted = desk.image_name(sitting, place).encode()
     if place == len(trials) or not hmac.compare_digest(wanted, request.path_params["name"].encode()):
@@ -351,7 +189,7 @@ async def _image(desk: Desk, request: Request) -> Response:
 async def _answer(desk: Desk, request: Request) -> Response:
     allowed = {"trial", "choice", "note", "response_ms", "paused_ms", "num_pauses", "display", "revision"}
     body = await _body(request, allowed)
-    sitting, reader = desk.at_work(request)
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
     place, trials = desk.place(sitting, reader), desk.trials(reader)
     number = _count(body, "trial", 0, 1 << 31)
     if number != place or place == len(trials):
@@ -399,7 +237,7 @@ async def _answer(desk: Desk, request: Request) -> Response:
 
 async def _back(desk: Desk, request: Request) -> Response:
     await _body(request, set())
-    sitting, reader = desk.at_work(request)
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
     if not desk.may_go_back(sitting, reader, desk.place(sitting, reader)):
         raise Refusal(409, "There is no way back from here", "Answer the image that is shown")
     sitting.back = True
@@ -408,7 +246,7 @@ async def _back(desk: Desk, request: Request) -> Response:
 
 async def _event(desk: Desk, request: Request) -> Response:
     body = await _body(request, {"kind", "content", "client_ms"})
-    sitting, reader = desk.at_work(request)
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
     content = body.get("content", {})
     if not isinstance(content, dict):
         raise Refusal(400, "content must be an object", "Load the page again")
