@@ -91,7 +91,12 @@ def _run(command: list[str], log: BinaryIO, most_seconds: float, place: Path) ->
     current = place / "current"
     current.unlink(missing_ok=True)
     begun = time.time()
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="lesionaug-fuzz-", dir=_memory_folder(), ignore_cleanup_errors=True) as work,
+        subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=log, stderr=log, env=os.environ | {"LESIONAUG_FUZZ_WORK": work}
+        ) as process,
+    ):
         while process.poll() is None:
             time.sleep(0.5)
             since = current.stat().st_mtime if current.exists() else begun + START_SECONDS
@@ -116,7 +121,7 @@ def _work(name: str, place: Path, seconds: int) -> int:
 
         available()
         target = TARGETS[name]
-        folder = Path(tempfile.mkdtemp(prefix="lesionaug-fuzz-", dir=_memory_folder()))
+        folder = Path(os.environ["LESIONAUG_FUZZ_WORK"])  # the parent removes it: libFuzzer ends without a word
         os.environ["XDG_CONFIG_HOME"] = str(folder / "configuration")
         (folder / "work").mkdir()
         check, seeds = target.prepare(folder / "work")
