@@ -459,13 +459,17 @@ def test_what_is_neither_slice_nor_margin_is_skipped_or_refused_by_name():
     assert why_skipped(ds, "a") is None
     ds.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     assert "localizer" in str(why_skipped(ds, "a"))
-    for uid, words in (("1.2.840.10008.5.1.4.1.1.88.33", "SR"), ("1.2.840.10008.5.1.4.1.1.7", "Secondary Capture")):
+    for uid, words in (
+        ("1.2.840.10008.5.1.4.1.1.88.33", "SR"),
+        ("1.2.840.10008.5.1.4.1.1.7", "Secondary Capture"),
+        ("1.2.840.10008.5.1.4.1.1.20", "Nuclear Medicine"),
+        ("1.2.840.10008.5.1.4.1.1.4", "MR"),
+    ):
         ds.SOPClassUID = uid
         assert words in str(why_skipped(ds, "a"))
-    for uid, words in (("1.2.840.10008.5.1.4.1.1.20", "nuclear"), ("1.2.840.10008.5.1.4.1.1.4", "MR")):
-        ds.SOPClassUID = uid
-        with pytest.raises(DataError, match=words):
-            why_skipped(ds, "a")
+    ds.SOPClassUID = "1.2.3"
+    with pytest.raises(DataError, match="SOP class must be one that DICOM knows"):
+        why_skipped(ds, "a")
 
 
 def test_the_awkward_and_corrupt_files_do_what_is_expected(shared_data):

@@ -519,24 +519,27 @@ def decode(dataset: Dataset, where: str, frame: int | None = None, *, clear_unus
     Raises:
         DataError: When the codec is missing (with the pip line) or the data cannot be decoded.
     """
+    from pydicom.config import IGNORE
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import UID
 
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
     if not syntax:
         raise DataError(where, "the file does not state its transfer syntax", EXPORT_AGAIN)
     with reading(where):
+        name = UID(syntax, IGNORE).name
         try:
             decoder = get_decoder(syntax)
         except NotImplementedError:
             raise DataError(
                 where,
-                f"pixels in the transfer syntax {syntax.name} are not supported",
+                f"pixels in the transfer syntax {name} are not supported",
                 "Export uncompressed or lossless",
             ) from None
         if not decoder.is_available:
             package = _CODEC_PACKAGES.get(str(syntax), "python-gdcm pylibjpeg pylibjpeg-openjpeg pyjpegls")
-            raise DataError(where, f"no decoder for {syntax.name} is installed", f"pip install {package}")
+            raise DataError(where, f"no decoder for {name} is installed", f"pip install {package}")
         return pixel_array(dataset, index=frame, correct_unused_bits=clear_unused_bits)
 
 
