@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import stat
 from collections import Counter
@@ -26,9 +27,10 @@ from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment import paper
 from lesionaug.experiment.config import ImageConfig
 from lesionaug.study import design as design_module
-from lesionaug.study.design import LONGEST_RUN, REPEAT_GAP, StudyOptions, arrange, make_study, spread
+from lesionaug.study.design import StudyOptions, make_study
 from lesionaug.study.encoding import EDGE_LEVELS, encoding_check, num_levels, quantise
 from lesionaug.study.files import Study, Truth, load_study, load_truth
+from lesionaug.study.orders import LONGEST_RUN, REPEAT_GAP, arrange, spread
 from tests.runs import make_rois, make_store
 from tests.studies import make_stores, make_synthetic, small_study
 
@@ -110,8 +112,6 @@ def test_arrange(data) -> None:
     kinds = data.draw(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("rs")), min_size=1, max_size=60))
     twice = data.draw(st.sets(st.sampled_from(range(len(kinds))), max_size=len(kinds) // 5))
     items = [*range(len(kinds)), *twice]
-    import random
-
     order = arrange(items, kinds, random.Random(data.draw(st.integers(0, 99))))
     assert sorted(order) == sorted(items)
     for number in range(2):

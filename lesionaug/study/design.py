@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
-import math
 import os
 import platform
 import random
@@ -13,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +44,10 @@ from lesionaug.study.files import (
     VERSION,
     default_truth,
 )
+from lesionaug.study.orders import keyed, slot_trials, spread
 
 DEFAULT_NUM = 60  # real, and as many synthetic: two tasks of these take a reader about half an hour
-LONGEST_RUN = 4  # of one class or of one origin
-REPEAT_GAP = 20  # trials between an image and its repeat, at least
 _ZOOM = 6
-_MOST_SWAPS = 20_000
 _Image = npt.NDArray[np.float32]
 
 CONSENT_TEXT = """\
@@ -153,11 +149,6 @@ class _Source:
     load: Callable[[], SyntheticRois]
 
 
-class _Draws(Protocol):
-    def shuffle(self, x: list[Any]) -> None: ...
-    def randrange(self, start: int) -> int: ...
-
-
 def make_study(
     rois_path: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -202,7 +193,7 @@ def make_study(
     made, window, size = _synthetic(sources, rois, most, options.seed, synthetic.name, warnings)
     chosen = _choose(rois, made, window, size, image, options)
     key = secrets.token_bytes(32)
-    _keyed(key, "items").shuffle(chosen)
+    keyed(key, "items").shuffle(chosen)
     return _write(folder, truth_file, rois, chosen, window, key, options, warnings, {
         "seed": options.seed,
         "store_manifest_sha256": store_hash,
@@ -372,16 +363,6 @@ def _choose(
     return chosen + [(candidate, practice) for candidate, (_, practice) in zip(drawn, used, strict=True)]
 
 
-def spread(total: int, available: Sequence[int]) -> list[int]:
-    """Share a number over classes as equally as what is available allows; all of it where that is less."""
-    counts = [0] * len(available)
-    while sum(counts) < min(total, sum(available)):
-        open_ = [i for i, most in enumerate(available) if counts[i] < most]
-        lowest = min(counts[i] for i in open_)
-        counts[next(i for i in open_ if counts[i] == lowest)] += 1
-    return counts
-
-
 def _real_rows(rois: RoiBatch, label: int, seed: int) -> list[int]:
     """Lesions of a class in random order, every patient's first one before any second one."""
     rows = [i for i, found in enumerate(rois.labels.tolist()) if found == label]
@@ -433,7 +414,12 @@ def _write(
     num_repeats = round((options.repeats or 0) * num_items)
     tasks = ["class", "origin"] if len(rois.classes) > 1 else ["origin"]
     study_id = secrets.token_hex(16)
-    slots = [_slot(key, slot, chosen, tasks, num_repeats, options.order) for slot in range(options.num_readers)]
+    kinds = [(candidate.class_name, candidate.origin) for candidate, _ in chosen]
+    practice = [item for item, (_, rehearsed) in enumerate(chosen) if rehearsed]
+    slots = [
+        slot_trials(key, slot, kinds, practice, tasks, num_repeats, options.order)
+        for slot in range(options.num_readers)
+    ]
     orders = {"schema": ORDERS_SCHEMA, "version": VERSION, "study_id": study_id, "slots": slots}
     truth = {
         "schema": TRUTH_SCHEMA,
@@ -517,107 +503,6 @@ def _write_secret(path: Path, content: bytes) -> None:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-
-
-def _keyed(key: bytes, label: str) -> random.Random:
-    """Random numbers that only the holder of the key can draw again; each label has its own."""
-    return random.Random(int.from_bytes(hmac.digest(key, label.encode(), "sha256"), "big"))
-
-
-def _slot(
-    key: bytes, slot: int, chosen: list[tuple[Candidate, bool]], tasks: list[str], num_repeats: int, order: str
-) -> list[dict[str, Any]]:
-    """The trials of a reader slot."""
-    kinds = [(candidate.class_name, candidate.origin) for candidate, _ in chosen]
-    practice = [item for item, (_, rehearsed) in enumerate(chosen) if rehearsed]
-    counted = [item for item, (_, rehearsed) in enumerate(chosen) if not rehearsed]
-
-    def shown(label: str) -> list[dict[str, Any]]:
-        draws = _keyed(key, f"slot {slot} {label}")
-        first = arrange(practice, kinds, draws)
-        main = arrange(counted + _repeated(counted, kinds, num_repeats, draws), kinds, draws)
-        seen: set[int] = set()
-        trials = []
-        for item in first + main:
-            trials.append({"item": item, "practice": item in practice, "repeat": item in seen})
-            seen.add(item)
-        return trials
-
-    if order == "combined":
-        return [{"task": task, **trial} for trial in shown("combined") for task in tasks]
-    return [{"task": task, **trial} for task in tasks for trial in shown(task)]
-
-
-def _repeated(items: list[int], kinds: Sequence[tuple[str, ...]], count: int, draws: _Draws) -> list[int]:
-    """Items to be shown twice, as equally of both origins as there are, and in each of its classes."""
-    return [item for origin in _shares(items, kinds, 1, count, draws) for item in origin]
-
-
-def _shares(
-    items: list[int], kinds: Sequence[tuple[str, ...]], number: int, count: int, draws: _Draws
-) -> list[list[int]]:
-    """Random items of every value of a property, shared out equally, and within it of the properties before it."""
-    cells: dict[str, list[int]] = {}
-    for item in items:
-        cells.setdefault(kinds[item][number], []).append(item)
-    members = list(cells.values())
-    draws.shuffle(members)
-    chosen = []
-    for cell, share in zip(members, spread(count, [len(cell) for cell in members]), strict=True):
-        draws.shuffle(cell)
-        inner = [cell[:share]] if number == 0 else _shares(cell, kinds, number - 1, share, draws)
-        chosen.append([item for part in inner for item in part])
-    return chosen
-
-
-def arrange(items: Sequence[int], kinds: Sequence[tuple[str, ...]], draws: _Draws) -> list[int]:
-    """Put items into a random order without long runs, and with room between the two showings of an item.
-
-    A random order is mended by random swaps, as few as it takes.
-
-    Args:
-        items: Numbers; those to be repeated occur twice.
-        kinds: What each number is, one value for each property (class, origin), none of which may run on.
-        draws: Random numbers.
-    """
-    order = list(items)
-    draws.shuffle(order)
-    longest = []
-    for values in zip(*(kinds[item] for item in items), strict=True):
-        most = max(Counter(values).values())
-        within = math.ceil(most / (len(values) - most + 1))  # the shortest that is possible at all
-        longest.append(max(LONGEST_RUN, within + (within > 1)))
-    gap = min(REPEAT_GAP, len(order) // 3)
-    left = _faults(order, kinds, longest, gap)
-    for _ in range(_MOST_SWAPS):
-        if not left:
-            break
-        here = left[draws.randrange(len(left))]
-        there = draws.randrange(len(order))
-        order[here], order[there] = order[there], order[here]
-        now = _faults(order, kinds, longest, gap)
-        if len(now) <= len(left):
-            left = now
-        else:
-            order[here], order[there] = order[there], order[here]
-    return order
-
-
-def _faults(order: Sequence[int], kinds: Sequence[tuple[str, ...]], longest: Sequence[int], gap: int) -> list[int]:
-    """Positions where a run is too long or a repeat too early; one as often as it is at fault."""
-    found: list[int] = []
-    for number, most in enumerate(longest):
-        run = 0
-        for position, item in enumerate(order):
-            run = run + 1 if position and kinds[item][number] == kinds[order[position - 1]][number] else 1
-            if run > most:
-                found.append(position)
-    last: dict[int, int] = {}
-    for position, item in enumerate(order):
-        if item in last and position - last[item] < gap:
-            found += [position] * (gap - (position - last[item]))
-        last[item] = position
-    return found
 
 
 def consent_of(path: Path) -> str:
