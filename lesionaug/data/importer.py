@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 
 from lesionaug.data.collect import Collected, collect
-from lesionaug.data.contact_sheet import draw_contact_sheet
 from lesionaug.data.files import check_new_folder, commit_directory, write_bytes_atomic, write_text_atomic
 from lesionaug.data.import_report import manifest_entry, report_csv
 from lesionaug.data.options import ImportOptions, Progress
 from lesionaug.data.patients import default_key_path, pseudonym_key, pseudonyms
-from lesionaug.data.rois import DEFAULT_WINDOW_HU, RoiBatch
 from lesionaug.data.slices import Finding
 from lesionaug.data.sources.find import FoundSource, find_source
 from lesionaug.data.sources.formats import FORMATS
 from lesionaug.data.sources.guard import Guard
-from lesionaug.data.store import write_store
 from lesionaug.errors import ConfigError, DataError
 
 REPORT = "import_report.csv"
@@ -157,6 +154,11 @@ def _read(
 def _write(
     store: Path, source: FoundSource, collected: Collected, options: ImportOptions, key: bytes | None
 ) -> ImportReport:
+    # Here, for they need torch, and a check does not: it answers a second sooner.
+    from lesionaug.data.contact_sheet import draw_contact_sheet
+    from lesionaug.data.rois import DEFAULT_WINDOW_HU, RoiBatch
+    from lesionaug.data.store import write_store
+
     order = sorted(range(len(collected.lesions)), key=lambda index: collected.lesions[index].lesion_id)
     lesions = [collected.lesions[index] for index in order]
     labels = [collected.labels[index] for index in order]

@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from lesionaug.data.margins import bounding_box, centre, crop_box, diameter_px, worst_outside_fraction
 from lesionaug.errors import DataError, LesionaugError
@@ -367,6 +366,8 @@ def cut_lesion(margin: Margin, chosen: MarginOnSlice) -> Lesion:
     Raises:
         DataError: When the slice's pixels cannot be read.
     """
+    from scipy import ndimage  # a third of a second that only lesions need
+
     picture = chosen.slice.load()
     height, width = chosen.shape
     if picture.hu.shape != chosen.shape:
