@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 _MASKS, _SLICES = "masks_dicom", "patient_dicom"
 # Structures that are taken where no label map names them.
-# (The set has "liverkyst" for a cyst, and "tumor", "leftsurretumor", "rightsurretumor" for tumours of other organs.)
-LESIONS = ("liver*tumor*", "liver*tumour*", "liver*cyst*", "liver*kyst*", "liver*metast*", "cyst*", "metast*")
+# (The set has "liverkyst" for a cyst, "tumor" and "leftsurretumor" for those of other organs, and "metastasectomie" for
+# the bed of one that was taken out.)
+LESIONS = ("liver*tumor*", "liver*tumour*", "liver*cyst*", "liver*kyst*", "liver*metast*")
 
 SAME_PLANE_MM = 0.1
 SAME_PIXEL = 0.05
