@@ -407,7 +407,8 @@ def test_sequences_in_place_of_values_are_not_written_out(keyword: str, depth: i
     assert time.process_time() - begun < 2
 
 
-@pytest.mark.parametrize("tag", [0x30060022, 0x30060050, 0x30060084])  # ROINumber, ContourData, ReferencedROINumber
+# ROINumber, ContourData, ReferencedROINumber, FileMetaInformationGroupLength
+@pytest.mark.parametrize("tag", [0x30060022, 0x30060050, 0x30060084, 0x00020000])
 def test_nor_are_they_in_a_structure_set(tag: int, target) -> None:
     check, seeds = target("rtstruct")
     elements, _ = mutators._elements(seeds[0], 132, len(seeds[0]))

@@ -204,6 +204,8 @@ def _parse(stream: _Content, content: bytes, pixels: bool, where: str) -> Datase
         return not pixels and tag == _PIXEL_DATA
 
     meta = _meta(stream)
+    if is_nested(meta.get("FileMetaInformationGroupLength")):  # pydicom would write it into its log
+        raise DataError(where, "its meta information holds a sequence in place of a length", EXPORT_AGAIN)
     if text(meta, "TransferSyntaxUID") != _DEFLATED:
         stream.seek(0)
         dataset = read_partial(stream, stop_when=stop)
