@@ -520,8 +520,8 @@ def serve_study(
         def print_links() -> None:
             announce({code: f"http://{HOST}:{found_port}/#t={token}" for code, token in desk.renew(wanted).items()})
 
-        print_links()
-        threading.Thread(target=_on_enter, args=(print_links,), daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
+            print_links()
+            threading.Thread(target=_on_enter, args=(print_links,), daemon=True).start()
             server.run(sockets=[listening])
         return book.num_saved()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import resource
@@ -314,6 +315,38 @@ def _labelme_seeds(folder: Path, slices: list[Any]) -> list[bytes]:
     return [json.dumps(content | {"imageData": None, "imageHeight": 24, "imageWidth": 32}).encode()]
 
 
+def _sr_seeds(folder: Path, slices: list[Any]) -> list[bytes]:
+    from tests.dicom_files import circle_mm
+    from tests.test_structured_report import group, region, region_mm, report, ring
+
+    uid = str(slices[1].SOPInstanceUID)
+    outline = group(region("POLYLINE", ring(15, 12, 5, points=9), uid), name="cyst 1", uid="1.2.3")
+    around = group(region("CIRCLE", [(15, 12), (15, 16)], uid), region("POINT", [(3, 3)], uid), name="cyst 2")
+    in_space = group(region_mm("POLYGON", [*(points := circle_mm(15, 12, 5, 0.0, points=9)), points[0]]), name="met")
+    return [_bytes_of(report(outline, around, in_space))]
+
+
+def _nifti_mask_seeds(folder: Path, slices: list[Any]) -> list[bytes]:
+    import gzip
+
+    import nibabel
+    import numpy as np
+
+    from tests.dicom_files import disc, hu_picture
+
+    hu = np.stack([hu_picture(n, 24, 32).T for n in range(3)], 2)
+    affine = np.diag([-0.8, -0.8, 5.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(hu, affine), folder / "case_image.nii")
+    labels = np.zeros((32, 24, 3), np.uint8)
+    labels[..., 1], labels[2:6, 2:6, 2] = disc(24, 32, 15, 12, 5).T, 2
+    whole = nibabel.Nifti1Image(labels, affine).to_bytes()
+    likely = nibabel.Nifti1Image(labels.astype(np.float32) * 0.4, affine).to_bytes()
+    turned = nibabel.Nifti1Image(
+        labels[::-1], np.array([[0.8, 0, 0, -24.8], [0, -0.8, 0, 0], [0, 0, 5.0, 0], [0, 0, 0, 1]])
+    )
+    return [whole, likely, turned.to_bytes(), gzip.compress(whole)]
+
+
 def _slicer_seeds(folder: Path, slices: list[Any]) -> list[bytes]:
     from tests.dicom_files import circle_mm
 
@@ -581,6 +614,66 @@ def _checkpoint(folder: Path) -> tuple[Check, list[bytes]]:
     return check, [seed, join(b'{"step": 1, "loss": 0.5}\n{"step": 9}', b"")]
 
 
+def _study(folder: Path) -> tuple[Check, list[bytes]]:
+    """The two JSON files of a reader study, and its truth."""
+    from lesionaug.study.files import load_study, load_truth
+    from tests.studies import make_items, make_study
+
+    study = folder / "study"
+    make_study(study, make_items(4, 4, 1), lambda *_: 0, num_readers=1)
+    files = [study / "study.json", study / "orders.json", folder / "study.truth.json"]
+    seed = join(*(file.read_bytes() for file in files))
+
+    def check(data: bytes) -> None:
+        for file, content in zip(files, split(data, 3), strict=True):
+            file.write_bytes(content)
+        with bounded(len(data)):
+            load_truth(load_study(study))
+
+    return check, [seed]
+
+
+def _mutate_study(data: bytes, random: Any) -> bytes:
+    files = split(data, 3)
+    at = random.randrange(3)
+    files[at] = mutators.json_text(files[at], random)
+    if random.random() < 0.8:  # as a forger would
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            stated = json.loads(files[0])
+            stated["orders_sha256"], stated["truth_sha256"] = (hashlib.sha256(f).hexdigest() for f in files[1:])
+            files[0] = json.dumps(stated).encode("utf-8", "surrogatepass")
+    return join(*files)
+
+
+def _pictures_reader() -> Callable[[Path], Any]:
+    from lesionaug.data.sources.pictures import read_pictures_table
+
+    return read_pictures_table
+
+
+def _terms_reader() -> Callable[[Path], Any]:
+    from lesionaug.data.labels import LabelMap, LesionTerms
+
+    return lambda path: LesionTerms.read(path, LabelMap(()))
+
+
+_TERMS = json.dumps(
+    {"term_list": ["liver", "cyst", "hemangioma", "metastasis", "lung"]}
+    | {
+        f"{part}_{what}": value
+        for part, first in (("train", 0), ("val", 10), ("test", 20))
+        for what, value in (
+            ("lesion_idxs", [first, first + 1, first + 2]),
+            ("relevant_labels", [[0, 1], [0, 2, 3], [4]]),
+            ("uncertain_labels", [[], [1], [3]]),
+        )
+    }
+).encode()
+_PICTURES = (
+    b"image,patient_id,row_spacing_mm,col_spacing_mm,hu_offset,hu_image\na.png,P1,0.8,0.7,-32768,\nb.png,P2,,,,a.png\n"
+)
+
+
 def _folds_reader() -> Callable[[Path], Any]:
     from lesionaug.data.folds import load_folds
 
@@ -661,6 +754,11 @@ TARGETS: dict[str, Target] = {
     "labels": Target(_file_reader("labels.csv", _label_reader, _LABELS), mutators.table),
     "aliases": Target(_file_reader("aliases.csv", _alias_reader, _ALIASES), mutators.table),
     "json": Target(_file_reader("a.json", _json_recogniser, *_ANY_JSON), mutators.json_text),
+    "sr": Target(_margins("sr", "sr.dcm", _sr_seeds), mutators.dicom),
+    "mask": Target(_margins("nifti", "case_mask.nii", _nifti_mask_seeds), mutators.nifti),
+    "pictures": Target(_file_reader("pictures.csv", _pictures_reader, _PICTURES), mutators.table),
+    "terms": Target(_file_reader("terms.json", _terms_reader, _TERMS), mutators.json_text),
+    "study": Target(_study, _mutate_study),
     "coco": Target(_margins("coco", "coco.json", _coco_seeds), mutators.json_text),
     "labelme": Target(_margins("labelme", "a.json", _labelme_seeds), mutators.json_text),
     "slicer": Target(_margins("slicer", "a.mrk.json", _slicer_seeds), mutators.json_text),
