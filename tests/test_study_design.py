@@ -23,6 +23,7 @@ from lesionaug.cli import main
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.rois import RoiBatch
 from lesionaug.data.store import manifest_sha256, save_rois
+from lesionaug.data.synthetic import load_synthetic
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment import paper
 from lesionaug.experiment.config import ImageConfig
@@ -242,7 +243,9 @@ def test_a_run_gives_images_of_all_its_splits(tmp_path, monkeypatch) -> None:
         for split in range(3):
             folder = f"synthetic/{gan}{split}"
             (tmp_path / "run" / folder).mkdir(parents=True)
-            make_synthetic(tmp_path / "run" / folder / "rois", split=split)
+            generator = torch.Generator().manual_seed(len(steps))
+            images = torch.rand(36, 1, 64, 64, generator=generator)
+            make_synthetic(tmp_path / "run" / folder / "rois", split=split, images=images)
             steps.append(SimpleNamespace(name=folder, kind="synthetic", arm=gan, split=split, seed=0, folder=folder))
     run = SimpleNamespace(
         info={"store": {"manifest_sha256": manifest_sha256(store)}},
@@ -295,6 +298,56 @@ def test_foreign_lesions_are_said_to_be_so(stores, tmp_path) -> None:
     made = make_synthetic(tmp_path / "s", provenance=foreign)
     new = make_study(stores[0], tmp_path / "study", made, StudyOptions(num_real=6, num_practice=0))
     assert any("two data sets" in warning for warning in new.warnings)
+
+
+def images_of(path: Path) -> torch.Tensor:
+    return load_synthetic(path).images.clone()
+
+
+def test_images_that_show_nothing_are_left_out(stores, tmp_path) -> None:
+    """Four grey ones, of which two differ by less than a step, and five copies of one."""
+    images = images_of(stores[1])
+    images[:4] = 0.5
+    images[3] += 0.0001
+    images[12:17] = images[12]
+    made = make_synthetic(tmp_path / "s", images=images)
+    new = make_study(stores[0], tmp_path / "study", made, StudyOptions(num_real=12, num_practice=2))
+    assert "8 of 36 synthetic images are one grey or copies of others: left out" in new.warnings
+    study = load_study(new.folder)
+    assert all(image.min() < image.max() for image in study.images)
+    assert len({image.tobytes() for image in study.images}) == len(study.images)
+    taken = {item.source["index"] for item in load_truth(study).items if item.origin == "synthetic"}
+    assert not taken & {0, 1, 2, 3, 13, 14, 15, 16}
+
+
+@pytest.mark.parametrize("images", [torch.full((36, 1, 64, 64), 0.4), torch.rand(1, 1, 64, 64).repeat(36, 1, 1, 1)])
+def test_a_gan_that_has_not_learned_is_refused(stores, tmp_path, images, monkeypatch) -> None:
+    monkeypatch.setattr(design_module, "encoding_check", lambda *_: pytest.fail("blank images were looked at"))
+    made = make_synthetic(tmp_path / "s", images=images)
+    with pytest.raises(DataError, match=r"3[56] of 36 synthetic images .*has not learned") as refused:
+        make_study(stores[0], tmp_path / "study", made)
+    assert "--preset demo" in str(refused.value)
+    assert not list(tmp_path.glob("study*"))
+
+
+@pytest.mark.parametrize("num", [3, 20])
+def test_real_rois_that_show_nothing(stores, tmp_path, num: int) -> None:
+    """All above the window, though their pixels differ."""
+    rois = make_rois()
+    pixels = [image + (2000 if i < num else 0) for i, image in enumerate(rois.images)]
+    changed = RoiBatch.from_images(
+        pixels, rois.centers, rois.diameters, labels=rois.labels.tolist(), lesion_ids=rois.lesion_ids,
+        patient_ids=rois.patient_ids, classes=rois.classes, kind="phantom",
+    )  # fmt: skip
+    save_rois(changed, tmp_path / "rois")
+    options = StudyOptions(num_real=9, num_practice=0)
+    if num == 20:
+        with pytest.raises(DataError, match="20 of 24 real images are one grey"):
+            make_study(tmp_path / "rois", tmp_path / "study", stores[1], options)
+        return
+    new = make_study(tmp_path / "rois", tmp_path / "study", stores[1], options)
+    assert "3 of 24 real images are one grey or copies of others: left out" in new.warnings
+    assert not {item.lesion_id for item in load_truth(load_study(new.folder)).items} & set(rois.lesion_ids[:3])
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ from lesionaug.study.orders import keyed, slot_trials, spread
 
 DEFAULT_NUM = 60  # real, and as many synthetic: two tasks of these take a reader about half an hour
 _ZOOM = 6
+_SHOW_NOTHING = "{} of {} {} images are one grey or copies of others"
 _Image = npt.NDArray[np.float32]
 
 CONSENT_TEXT = """\
@@ -191,7 +192,10 @@ def make_study(
     sources, image = _sources(synthetic, store_hash, options)
     most = (options.num_synthetic or options.num_real or DEFAULT_NUM) + (options.num_practice or 0)
     made, window, size = _synthetic(sources, rois, most, options.seed, synthetic.name, warnings)
-    chosen = _choose(rois, made, window, size, image, options)
+    patches = _draw_real(rois, window, size, image)
+    keep = _telling(patches, window, set(), rois_path.name, "real")
+    _tell_of(len(patches) - len(keep), len(patches), "real", warnings)
+    chosen = _choose(rois[keep], patches[keep], made, options)
     key = secrets.token_bytes(32)
     keyed(key, "items").shuffle(chosen)
     return _write(folder, truth_file, rois, chosen, window, key, options, warnings, {
@@ -270,6 +274,8 @@ def _synthetic(
     queues: dict[str, list[list[Candidate]]] = {name: [] for name in rois.classes}
     seen: set[tuple[tuple[float, float], int]] = set()
     known = set(rois.lesion_ids)
+    pixels: set[bytes] = set()
+    offered = left_out = 0
     for source in sources:
         store = source.load()
         if store.kind != rois.kind:
@@ -289,8 +295,11 @@ def _synthetic(
             )  # fmt: skip
             if not known & store.provenance.lesions:
                 warnings.append("none of the real lesions is one that the GAN learned from: two data sets are compared")
+        keep = _telling(store.images[:, 0].numpy(), store.window_hu, pixels, where, "synthetic")
+        offered, left_out = offered + len(store.images), left_out + len(store.images) - len(keep)
         for name in rois.classes:
-            members = (store.labels == store.classes.index(name)).nonzero()[:, 0].tolist()
+            label = store.classes.index(name)
+            members = [i for i in keep if int(store.labels[i]) == label]
             random.Random(f"{seed}|synthetic|{source.about}|{name}").shuffle(members)
             queues[name].append(
                 [
@@ -300,12 +309,52 @@ def _synthetic(
                     for i in members[:most]
                 ]
             )
+    _tell_of(left_out, offered, "synthetic", warnings)
     if len(seen) != 1:
         raise DataError(where, "its images have different windows or sizes", "Give images of one configuration")
     window, size = seen.pop()
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise DataError(where, f"images have {size} pixels per side, not {MIN_SIZE} .. {MAX_SIZE}", "Give others")
     return queues, window, size
+
+
+def _telling(images: _Image, window: tuple[float, float], seen: set[bytes], where: str, what: str) -> list[int]:
+    """Images [N, S, S] that show anything and that no earlier one equals, as a study shows them.
+
+    Args:
+        images: In (0, 1), the range of the window.
+        window: HU.
+        seen: Hashes of earlier ones; those of these are added.
+        where: For errors.
+        what: "real" or "synthetic".
+
+    Raises:
+        DataError: More than half show nothing of their own: whoever reads them learns nothing of the others either.
+    """
+    levels, keep = num_levels(window), []
+    for i, image in enumerate(images):
+        shown = quantise(image, levels)
+        found = hashlib.sha256(shown.tobytes()).digest()
+        if shown.min() < shown.max() and found not in seen:
+            keep.append(i)
+        seen.add(found)
+    out = len(images) - len(keep)
+    said = _SHOW_NOTHING.format(out, len(images), what)
+    if 2 * out > len(images):
+        if what == "synthetic":
+            raise DataError(
+                where, f"{said}: the GAN has not learned", "Train it longer, e.g. with `lesionaug run --preset demo`"
+            )
+        raise DataError(
+            where, f"{said}, as the GAN's window ({window[0]:g} .. {window[1]:g} HU) shows them",
+            "See that they are in HU, or train with a window that fits them",
+        )  # fmt: skip
+    return keep
+
+
+def _tell_of(out: int, of: int, what: str, warnings: list[str]) -> None:
+    if out:
+        warnings.append(f"{_SHOW_NOTHING.format(out, of, what)}: left out")
 
 
 def _in_turn(parts: Sequence[Sequence[Candidate]], first: int) -> list[Candidate]:
@@ -317,10 +366,8 @@ def _in_turn(parts: Sequence[Sequence[Candidate]], first: int) -> list[Candidate
 
 def _choose(
     rois: RoiBatch,
+    patches: _Image,
     made: dict[str, list[list[Candidate]]],
-    window: tuple[float, float],
-    size: int,
-    image: ImageConfig,
     options: StudyOptions,
 ) -> list[tuple[Candidate, bool]]:
     """Real and synthetic images with whether each is for practice."""
@@ -351,7 +398,8 @@ def _choose(
     counts_real = spread(num_real, free_real)
     same = num_real == num_made and all(a <= b for a, b in zip(counts_real, free_made, strict=True))
     counts_made = counts_real if same else spread(num_made, free_made)
-    used, chosen = [], []
+    used: list[tuple[int, bool]] = []
+    chosen: list[tuple[Candidate, bool]] = []
     for i, name in enumerate(rois.classes):
         picked = rows[name][: counts_real[i]]
         rehearsed = rows[name][len(rows[name]) - practice_real[i] :]
@@ -359,8 +407,11 @@ def _choose(
         in_turn = _in_turn(made[name], sum(counts_made[:i]))  # goes on with the source after the last class's
         chosen += [(candidate, False) for candidate in in_turn[: counts_made[i]]]
         chosen += [(candidate, True) for candidate in in_turn[counts_made[i] :][: practice_made[i]]]
-    drawn = _draw_real(rois, [row for row, _ in used], window, size, image)
-    return chosen + [(candidate, practice) for candidate, (_, practice) in zip(drawn, used, strict=True)]
+    labels = rois.labels.tolist()
+    for row, practice in used:
+        name, lesion, patient = rois.classes[labels[row]], rois.lesion_ids[row], rois.patient_ids[row]
+        chosen.append((Candidate("real", name, patches[row], lesion, patient, {}), practice))
+    return chosen
 
 
 def _real_rows(rois: RoiBatch, label: int, seed: int) -> list[int]:
@@ -375,22 +426,15 @@ def _real_rows(rois: RoiBatch, label: int, seed: int) -> list[int]:
     return sorted(rows, key=lambda row: ranks[row])
 
 
-def _draw_real(
-    rois: RoiBatch, rows: list[int], window: tuple[float, float], size: int, image: ImageConfig
-) -> list[Candidate]:
-    """The un-augmented ROIs of lesions, sampled as the networks see them."""
+def _draw_real(rois: RoiBatch, window: tuple[float, float], size: int, image: ImageConfig) -> _Image:
+    """The un-augmented ROIs of lesions, sampled as the networks see them: [N, S, S] in (0, 1)."""
     from lesionaug.augment.execute import augment
     from lesionaug.augment.plan import originals
 
-    part = rois[rows]
     patches = augment(
-        part, originals(part), size=size, window=window, a=image.a, antialias=image.antialias, border=image.border
+        rois, originals(rois), size=size, window=window, a=image.a, antialias=image.antialias, border=image.border
     )
-    labels = part.labels.tolist()
-    return [
-        Candidate("real", rois.classes[labels[i]], patches[i, 0].numpy(), part.lesion_ids[i], part.patient_ids[i], {})
-        for i in range(len(part))
-    ]
+    return patches[:, 0].numpy()
 
 
 def _write(
