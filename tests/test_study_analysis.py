@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from lesionaug.errors import DataError
+from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.statistics import bootstrap_difference, mcnemar
 from lesionaug.experiment.numbers import collect_numbers
 from lesionaug.experiment.report import render, write_report
@@ -487,6 +487,25 @@ def test_an_analysis_that_the_run_has_left_behind_or_that_is_damaged(tmp_path: P
     page.write_text('{"schema": "lesionaug-study-analysis", "version": 2}')
     with pytest.raises(DataError, match="version 2"):
         write_report(run)
+
+
+def test_the_analysis_of_another_study_is_not_replaced(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", gans=(), bovw=None, controls=(), embedding=None, memorisation=None)
+    items = run_items(run)
+    analyse_study(make_study(tmp_path / "study", items, say, num_readers=1), tmp_path / "out", run=run)
+    kept = (run / "study" / "analysis.json").read_bytes()
+    other = make_study(tmp_path / "other", items, say, num_readers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("lesionaug.study.analysis.summarise", lambda *_: pytest.fail("computed first"))
+        with pytest.raises(ConfigError, match=r"--run: .*another reader study.*Remove .*study first"):
+            analyse_study(other, tmp_path / "out2", run=run)
+    assert (run / "study" / "analysis.json").read_bytes() == kept
+    assert not (tmp_path / "out2").exists()
+    (run / "study" / "analysis.json").write_text("{")  # of no use to anybody
+    analyse_study(other, tmp_path / "out2", run=run)
+    assert json.loads((run / "study" / "analysis.json").read_text())["study_id"] == load_study(other).id
 
 
 def test_a_run_over_other_lesions_is_refused(tmp_path: Path) -> None:

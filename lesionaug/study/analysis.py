@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from lesionaug.data.files import (
     write_json_atomic,
     write_text_atomic,
 )
-from lesionaug.errors import DataError
+from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.classification import confusion_matrix
 from lesionaug.evaluation.distances import Estimate
 from lesionaug.evaluation.statistics import bootstrap_difference, holm, mcnemar
@@ -112,6 +113,7 @@ def analyse_study(study: Path, out: Path, truth: Path | None = None, run: Path |
 
     Raises:
         DataError: Files that are missing or were changed, a truth of another study, a run over other lesions.
+        ConfigError: The run holds the analysis of another study.
     """
     from lesionaug.experiment.results import load_run
     from lesionaug.study.analysis_page import render_analysis
@@ -121,6 +123,8 @@ def analyse_study(study: Path, out: Path, truth: Path | None = None, run: Path |
     found = load_study(study)
     right = load_truth(found, truth)
     results = None if run is None else load_run(run)
+    if run is not None:
+        _check_report(run / "study", found.id)
     analysis = summarise(found, right, read_answers(found), results)
     with commit_directory(out) as folder:
         (folder / FIGURES).mkdir()
@@ -442,11 +446,26 @@ def _table(analysis: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
-def _hand_to_report(out: Path, target: Path) -> None:
-    """Lay the analysis into the run, in the place of an earlier one."""
-    if target.exists() and not (target / "analysis.json").is_file():
+def _check_report(target: Path, study_id: str) -> None:
+    """Refuse to take the place of anything but an analysis of the same study, or of one that cannot be read."""
+    if not target.exists():
+        return
+    if not (target / "analysis.json").is_file():
         rule = "the run holds a folder of this name that is no analysis of a reader study"
         raise DataError(f"{target.parent.name}/study", rule, "Move it away")
+    try:
+        earlier = json.loads((target / "analysis.json").read_text(encoding="utf-8"))["study_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if earlier != study_id:
+        raise ConfigError(
+            "--run", "the run holds the analysis of another reader study, and its report shows one",
+            f"Remove {target} first, or leave --run out",
+        )  # fmt: skip
+
+
+def _hand_to_report(out: Path, target: Path) -> None:
+    """Lay the analysis into the run, in the place of an earlier one of the same study."""
     earlier = target.with_name(".study.earlier.tmp")
     shutil.rmtree(earlier, ignore_errors=True)
     if target.exists():
