@@ -20,7 +20,7 @@ import torch
 
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.synthetic import SyntheticRois, save_synthetic
-from lesionaug.study.design import StudyOptions, make_study
+from lesionaug.study.design import CONSENT_TEXT, StudyOptions, make_study
 from tests.runs import make_rois, make_store
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -155,6 +155,7 @@ def answer_all(page, choose: Callable[[int, str], str], most: int | None = None)
             page.keyboard.press("Enter")
             page.wait_for_selector("#trial:not([hidden])")
         before = page.inner_text("#place")
+        page.wait_for_selector("#choices[aria-busy=false]")
         page.keyboard.press(choose(answered, page.inner_text("#question")))
         page.wait_for_selector("#confirm:not([disabled])")
         page.keyboard.press("Space")
@@ -179,17 +180,66 @@ def test_a_few_images_by_keyboard(browser, stores, tmp_path):
         assert "synthetic" not in page.inner_text("#choices") if page.is_visible("#choices") else True
         assert answer_all(page, lambda number, question: "2", most=3) == 3
         page.keyboard.press("Backspace")
-        page.wait_for_selector(".choice[aria-checked=true]")
-        assert page.get_attribute(".choice[aria-checked=true]", "data-value") == "1"
+        page.wait_for_selector(".choice[aria-pressed=true]")
+        page.wait_for_selector("#choices[aria-busy=false]")
+        assert page.get_attribute(".choice[aria-pressed=true]", "data-value") == "1"
         page.keyboard.press("3")
         page.keyboard.press("n")
         page.keyboard.type("a note with 1, 2 and p")
         page.keyboard.press("Escape")
+        assert "Note written" in page.inner_text("[data-tool=note]")
         page.keyboard.press("Space")
         page.wait_for_function("() => document.querySelector('#note').value === ''")
+        assert "written" not in page.inner_text("[data-tool=note]")
     found = answers(study, "anna")
     assert [(trial, choice, revision) for trial, _, choice, revision in found][-1][1:] == (2, 1)
     assert len(found) == 4
+
+
+def test_nothing_looks_chosen_before_it_is(browser, stores, tmp_path):
+    """Texts on the way, too: of the consent, the part and the phantom."""
+    study = new_study(stores, tmp_path, consent=f"Title\nSecond title\n\n{CONSENT_TEXT}\n- one\n- two\n")
+    with serving(study, "anna") as server, page_of(browser, server.links["anna"]) as page:
+        page.wait_for_selector("#register:not([hidden])")
+        told = page.eval_on_selector_all("#consent p", "all => all.map((p) => p.textContent)")
+        assert (told[0], told[-1], len(told)) == ("Title\nSecond title", "- one\n- two", 5)
+        assert told[1:-1] == [part.replace("\n", " ") for part in CONSENT_TEXT.strip().split("\n\n")]
+        register(page)
+        page.keyboard.press("Space")
+        page.wait_for_selector("#choices[aria-busy=false]")
+        assert page.inner_text("#place") == "Part 1 of 2 · image 1 of 9"
+        assert page.evaluate("document.activeElement.id") == "question"
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "none"
+        assert page.locator("[aria-pressed=true]").count() == 0
+        page.keyboard.press("Space")
+        assert page.inner_text("#trial-fault") == "Choose an answer first"
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")  # presses the button that Tab went to
+        assert page.get_attribute("[aria-pressed=true]", "data-value") == "0"
+        assert page.inner_text("#trial-fault") == ""
+        page.keyboard.press("Space")  # and confirms
+        page.wait_for_function("() => document.querySelector('#place').textContent === 'Part 1 of 2 · image 2 of 9'")
+        answer_all(page, lambda number, question: "1", most=8)
+        page.wait_for_selector("#part:not([hidden])")
+        assert "“real” means: of the phantom" in page.inner_text("#part-text")
+        answer_all(page, lambda number, question: "4", most=1)
+        assert page.inner_text("#place") == "Part 2 of 2 · image 2 of 9"
+    assert len(answers(study, "anna")) == 10
+
+
+def test_a_new_link_in_an_old_tab(browser, stores, tmp_path):
+    study = new_study(stores, tmp_path)
+    with serving(study, "anna", "bob") as server, page_of(browser, server.links["anna"], quiet=False) as page:
+        register(page)
+        page.evaluate("link => { location.hash = link.split('#')[1]; }", server.links["bob"])
+        page.wait_for_selector("#register:not([hidden])")
+        assert page.inner_text("#reader-code") == "bob"
+        page.evaluate("link => { location.hash = link.split('#')[1]; }", server.links["bob"])
+        page.wait_for_selector("text=This link does not work")
+        page.context.clear_cookies()
+        page.reload()
+        page.wait_for_selector("text=Your sign-in has ended")
+        assert "press Enter where the server runs" in page.inner_text("#message")
 
 
 def test_what_is_shown_is_the_image(browser, stores, tmp_path):
@@ -197,7 +247,7 @@ def test_what_is_shown_is_the_image(browser, stores, tmp_path):
     with serving(study, "anna") as server, page_of(browser, server.links["anna"]) as page:
         register(page)
         page.keyboard.press("Space")
-        page.wait_for_selector("#trial:not([hidden])")
+        page.wait_for_selector("#choices[aria-busy=false]")
         grab = """() => { const c = document.querySelector('#image');
             return [c.width, Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)
                 .filter((_, i) => i % 4 === 0)]; }"""
@@ -273,7 +323,7 @@ def test_a_second_tab_is_refused_and_a_reload_goes_on(browser, stores, tmp_path)
         page.keyboard.press("1")
         page.wait_for_selector("#part:not([hidden])")
         page.keyboard.press("Space")
-        page.wait_for_selector("#trial:not([hidden])")
+        page.wait_for_selector("#choices[aria-busy=false]")
         assert page.inner_text("#place") == place
         page.close()
         second.click("#message-button")  # the other tab is gone
@@ -318,7 +368,7 @@ def test_every_screen_is_accessible_and_fits(browser, stores, tmp_path, size):
         register(page)
         check(page, "part")
         page.keyboard.press("Space")
-        page.wait_for_selector("#trial:not([hidden])")
+        page.wait_for_selector("#choices[aria-busy=false]")
         check(page, "trial")
         page.keyboard.press("2")
         page.keyboard.press("n")
@@ -343,7 +393,7 @@ def test_pauses_and_hidden_pages_are_taken_out_of_the_time(browser, stores, tmp_
     with serving(study, "anna") as server, page_of(browser, server.links["anna"]) as page:
         register(page)
         page.keyboard.press("Space")
-        page.wait_for_selector("#trial:not([hidden])")
+        page.wait_for_selector("#choices[aria-busy=false]")
         time.sleep(0.5)
         page.keyboard.press("p")
         time.sleep(2.0)

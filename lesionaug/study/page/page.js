@@ -7,6 +7,7 @@ const IDLE_MS = 60_000; // longer without a key or a pointer counts as a pause
 const BEAT_MS = 5_000;
 const RETRY_MS = 2_000;
 const MOST_ZOOM = 12;
+const WRAPPED = 50; // a line of so many letters was ended by an editor, not by its author
 
 const tab = tabId();
 let study = null; // what /api/study says
@@ -58,8 +59,8 @@ async function patiently(ask) {
       return await ask();
     } catch (error) {
       if (error instanceof Refused) throw error;
-      say("The server does not answer", "Nothing that you have answered is lost. This page goes on by itself as soon as " +
-        "the study is served again; if it was restarted, open its new link.");
+      say("The server does not answer", "Nothing that you have confirmed is lost. This page goes on by itself if the server " +
+        "comes back. If it was started anew, its new link is needed: ask whoever runs the study for it.");
       await new Promise((done) => setTimeout(done, RETRY_MS));
     }
   }
@@ -82,11 +83,14 @@ function say(title, text, button = null, action = null) {
   if (button) $("message-button").focus();
 }
 
+const NEW_LINK = "Ask whoever runs the study to press Enter where the server runs, and open the new link that it prints.";
+
 function failed(error) {
   if (!(error instanceof Refused)) {
     say("Something went wrong", `${error}. Nothing that you have answered is lost.`, "Load the page again", () => location.reload());
   } else if (error.status === 401) {
-    say("This link is used up", "Open the link that the study's server printed when it was last started.");
+    say("Your sign-in has ended", "The server was started anew, the browser was closed, or your link was opened elsewhere. " +
+      "Nothing that you have confirmed is lost. " + NEW_LINK);
   } else if (error.status === 409) {
     say("Open in another tab", "The study is open in another tab or window. Close that one, then go on here.", "Go on here", start);
   } else {
@@ -94,13 +98,26 @@ function failed(error) {
   }
 }
 
-function showPlace(progress, number = null, of = null) {
+/** How far the reader is; with a trial also which image of which part it is. */
+function showPlace(progress, coming = null) {
   const share = progress.total ? progress.done / progress.total : 0;
   $("progress").hidden = false;
   $("progress").value = share;
-  $("place").textContent = number === null
-    ? `${progress.done} of ${progress.total} answered`
-    : `Image ${number} of ${of} · ${Math.floor(100 * share)} % of the study`;
+  if (coming === null) {
+    $("place").textContent = `${progress.done} of ${progress.total} answered`;
+  } else if (study.design.order === "combined") {
+    $("place").textContent = `Question ${coming.number} of ${coming.of}`;
+  } else {
+    const before = progress.done - progress.task_done; // trials of the parts before
+    const place = partOf(coming.task);
+    $("place").textContent = `${place ? `${place} · image` : "Image"} ${coming.number - before} of ${progress.task_total}`;
+  }
+}
+
+/** "Part 1 of 2", or nothing where there is one. */
+function partOf(task) {
+  const parts = study.design.tasks;
+  return parts.length > 1 ? `Part ${parts.indexOf(task) + 1} of ${parts.length}` : "";
 }
 
 // --- From the link to the first image ----------------------------------------------------------------------------------
@@ -110,7 +127,12 @@ async function start() {
     const token = new URLSearchParams(location.hash.slice(1)).get("t");
     if (token) {
       history.replaceState(null, "", "/"); // the token is used up; it shall stay in no history
-      await call("/api/open", { token });
+      const opened = await call("/api/open", { token }).catch((error) => error);
+      if (opened instanceof Refused && opened.status === 403) {
+        say("This link does not work", `It was used before, or a newer one was printed. ${NEW_LINK}`);
+        return;
+      }
+      if (opened instanceof Error) throw opened;
     }
     await patiently(() => call("/api/claim", { tab }));
     study = await json("/api/study");
@@ -127,10 +149,21 @@ async function start() {
 }
 
 function showRegister() {
-  $("consent").textContent = study.consent;
+  $("consent").replaceChildren(...paragraphs(study.consent));
   $("reader-code").textContent = study.reader.code;
   show("register");
   $("consent").focus();
+}
+
+/** Text as paragraphs: what an editor has wrapped is joined, while short lines and lists stay as they are. */
+function paragraphs(text) {
+  return text.trim().split(/\n[ \t\r]*\n\s*/).map((part) => {
+    const lines = part.split(/\r?\n/);
+    const item = document.createElement("p");
+    item.textContent = lines.reduce((joined, line, i) =>
+      joined + (lines[i - 1].length >= WRAPPED && !/^\s*([-*•]|\d+[.)])\s/.test(line) ? " " : "\n") + line.trim());
+    return item;
+  });
 }
 
 $("register-form").addEventListener("submit", async (event) => {
@@ -185,6 +218,8 @@ const TASKS = {
   origin: {
     title: "Is the image real?",
     text: "Some of the images show lesions of patients, others were made by a computer. Say for each what you think it is.",
+    phantom: "Some of the images are of the phantom, others were made by a network that learned from it. Say for each what you " +
+      "think it is; “real” means: of the phantom.",
   },
 };
 
@@ -220,10 +255,8 @@ async function loadPixels(image) {
 
 function showPart(coming, pixels) {
   const task = TASKS[coming.task];
-  const parts = study.design.tasks ?? [];
-  const place = parts.length > 1 ? `Part ${parts.indexOf(coming.task) + 1} of ${parts.length}: ` : "";
-  $("part-title").textContent = place + task.title;
-  $("part-text").textContent = task.text + (coming.practice ? " The first ones are for practice and do not count." : "");
+  $("part-title").textContent = [partOf(coming.task), task.title].filter(Boolean).join(": ");
+  $("part-text").textContent = (study.kind === "phantom" && task.phantom || task.text) + (coming.practice ? " The first ones are for practice and do not count." : "");
   if (coming.progress) showPlace(coming.progress);
   const go = () => showTrial(coming, pixels);
   $("part-button").onclick = go;
@@ -240,25 +273,28 @@ function showTrial(coming, pixels) {
   $("practice").hidden = !coming.practice;
   $("note").value = coming.previous?.note ?? "";
   $("note-box").hidden = true;
+  markNote();
   $("trial-fault").textContent = "";
   $("back").disabled = !coming.can_go_back;
   $("back").hidden = $("help-back").hidden = study.design.back === "lock";
+  $("choices").setAttribute("aria-busy", "true");
   $("choices").replaceChildren(...coming.choices.map(choiceButton));
-  mark();
-  if (study.progress) showPlace(coming.progress ?? study.progress, coming.number, coming.of);
+  showPlace(coming.progress, coming);
   show("trial", onTrialKey);
   draw();
-  // The time runs from the frame after the one in which the image was painted.
-  clock = new Clock();
-  requestAnimationFrame(() => requestAnimationFrame(() => clock.start()));
-  $("choices").firstElementChild?.focus({ preventScroll: true });
+  // The time runs from the frame after the one in which the image was painted, and answers are taken from then on.
+  const started = clock = new Clock();
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    started.start();
+    if (clock === started) $("choices").setAttribute("aria-busy", "false");
+  }));
+  mark();
 }
 
 function choiceButton(choice) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "choice";
-  button.setAttribute("role", "radio");
   button.dataset.value = choice.value;
   const key = document.createElement("kbd");
   key.textContent = choice.key;
@@ -270,26 +306,35 @@ function choiceButton(choice) {
 }
 
 function select(value) {
+  if (busy || !clock.runs) return;
   clock.choice();
   chosen = value;
+  $("trial-fault").textContent = "";
   mark();
 }
 
+/** Show what is chosen. The focus goes there; before a choice to the question, so that no answer looks chosen. */
 function mark() {
-  let focusable = null;
+  let focusable = $("question");
   for (const button of $("choices").children) {
     const on = chosen !== null && Number(button.dataset.value) === chosen;
-    button.setAttribute("aria-checked", String(on));
-    button.tabIndex = on ? 0 : -1;
+    button.setAttribute("aria-pressed", String(on));
     if (on) focusable = button;
   }
-  if (focusable) focusable.focus({ preventScroll: true });
-  else if ($("choices").firstElementChild) $("choices").firstElementChild.tabIndex = 0;
+  focusable.focus({ preventScroll: true });
   $("confirm").disabled = chosen === null;
 }
 
+function markNote() {
+  $("note-state").textContent = $("note").value.trim() ? " written" : "";
+}
+
 async function confirm() {
-  if (chosen === null || busy) return;
+  if (busy || !clock.runs) return;
+  if (chosen === null) {
+    $("trial-fault").textContent = "Choose an answer first";
+    return;
+  }
   busy = true;
   const answer = {
     trial: trial.trial,
@@ -346,6 +391,10 @@ class Clock {
   pausedMs = 0;
   numPauses = 0;
 
+  get runs() {
+    return this.#from !== null;
+  }
+
   start() {
     this.#from = this.#lastActive = performance.now();
   }
@@ -360,7 +409,7 @@ class Clock {
   }
 
   pause() {
-    if (this.#pausedAt !== null) return;
+    if (this.#pausedAt !== null || !this.runs) return;
     this.active();
     this.#pausedAt = performance.now();
     this.numPauses += 1;
@@ -498,6 +547,7 @@ const tools = {
     logDisplay();
   },
   pause() {
+    if (!clock.runs) return;
     clock.pause();
     $("image").style.visibility = "hidden";
     $("pause-dialog").showModal();
@@ -539,7 +589,7 @@ function onTrialKey(key, event) {
 
 document.addEventListener("keydown", (event) => {
   clock?.active();
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat && event.key.length === 1) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat && !event.key.startsWith("Arrow")) return;
   if ($("pause-dialog").open) {
     if (event.key === " " || event.key === "Enter" || event.key.toLowerCase() === "p") {
       event.preventDefault();
@@ -556,7 +606,7 @@ document.addEventListener("keydown", (event) => {
     }
     return;
   }
-  const button = event.target instanceof HTMLElement && event.target.matches("button:not(.choice):not(#confirm):not(#part-button)");
+  const button = event.target instanceof HTMLElement && event.target.matches("button:not([aria-pressed=true]):not(#confirm):not(#part-button)");
   if (button && (event.key === " " || event.key === "Enter")) return; // the focused button's own key
   if (keys(event.key, event) !== false) event.preventDefault();
 });
@@ -572,6 +622,8 @@ $("pause-dialog").addEventListener("close", () => {
   mark();
 });
 for (const button of document.querySelectorAll("[data-tool]")) button.onclick = () => tools[button.dataset.tool]();
+
+$("note").addEventListener("input", markNote);
 
 let drag = null;
 $("image").addEventListener("pointerdown", (event) => {
@@ -598,6 +650,7 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 window.addEventListener("resize", () => trial && !$("trial").hidden && draw());
+window.addEventListener("hashchange", () => location.reload()); // a new link in an old tab
 window.addEventListener("pagehide", () => {
   if (!study) return;
   const headers = { "X-Tab": tab, "Content-Type": "application/json" };
