@@ -203,7 +203,7 @@ def test_the_command_exits_with_3_and_names_file_and_rule(name, capsys):
     assert left.value.code == 3
     out = capsys.readouterr().out
     assert f"error: {Path(name).name}: " in out
-    assert "1 errors" in out
+    assert "1 error," in out
 
 
 def test_twelve_real_structure_sets_and_every_contour_that_is_skipped(tmp_path):

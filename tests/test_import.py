@@ -539,6 +539,68 @@ def test_the_class_may_come_from_the_name_of_a_folder(tmp_path):
     ] == ["left out"]
 
 
+def warnings(findings) -> str:
+    return "\n".join(str(finding) for finding in findings if finding.severity == "warning")
+
+
+def test_aliases_of_nobody_are_said(cohort, tmp_path):
+    aliases = tmp_path / "aliases.csv"
+    aliases.write_text("patient_id,same_as\nBobb,Ann\nBob,Anne\nann,bob\n")
+    said = warnings(check_source(cohort, ImportOptions(patient_aliases=aliases)))
+    assert "aliases.csv line 2: its patient_id is no patient of this source" in said
+    assert "aliases.csv line 3: its same_as is no patient of this source" in said
+    aliases.write_text("patient_id,same_as\nBOB,Ann\n")
+    assert "aliases.csv" not in warnings(check_source(cohort, ImportOptions(patient_aliases=aliases)))
+
+
+def test_options_that_do_nothing_are_said(cohort, tmp_path):
+    options = ImportOptions(hu_offset=-1024.0, spacing_mm=(1.0, 1.0), pixel_edge=True, trust_voxels=True)
+    said = warnings(check_source(cohort, options))
+    for name in ("--hu-offset", "--spacing", "--pixel-edge", "--trust-voxels"):
+        assert f"{name}: nothing in this source needs it" in said
+    assert "nothing in this source" not in warnings(check_source(cohort))
+    with pytest.raises(ConfigError, match=r"'PatientsID' is no keyword of DICOM. Did you mean PatientID"):
+        check_source(cohort, ImportOptions(patient_by="PatientsID"))
+
+
+def test_what_is_no_tissue_and_no_shape_of_a_pixel_is_said(tmp_path):
+    folder = tmp_path / "s"
+    slices = series(folder, spacing=(0.5, 3.0))
+    for n, ds in enumerate(slices):
+        ds.RescaleIntercept = 20_000
+        write(ds, folder / f"{n}.dcm")
+    points = contour(circle_mm(60, 25, 9, 5.0), reference=slices[1].SOPInstanceUID)
+    write(rtstruct_dataset({1: ("x", [points])}), folder / "RS.dcm")
+    findings = check_source(folder)
+    assert "most of the lesion's pixels are not within -1024 .. 3071 HU" in errors(findings)[0]
+    for n, ds in enumerate(slices):
+        ds.RescaleIntercept = -1024
+        write(ds, folder / f"{n}.dcm")
+    findings = check_source(folder)
+    assert errors(findings) == []
+    assert "its pixels are 3 mm wide and 0.5 mm high" in warnings(findings)
+
+
+def test_a_new_key_is_said_and_no_folder_made_for_it(cohort, tmp_path):
+    with pytest.raises(ConfigError, match="folder of the key file does not exist"):
+        import_source(cohort, tmp_path / "rois", ImportOptions(pseudonym_key=tmp_path / "typo" / "key"))
+    assert not (tmp_path / "typo").exists()
+    options = ImportOptions(pseudonym_key=tmp_path / "key")
+    assert [import_source(cohort, tmp_path / name, options).new_key for name in ("a", "b")] == [True, False]
+
+
+def test_several_sources_are_named_by_kind(cohort):
+    (cohort / "table.csv").write_text('image,patient_id,polygon_xy\na/1.dcm,Ann,"10,10 30,10 30,30"\n')
+    said = errors(check_source(cohort))[0]
+    assert "DICOM: a/RS.dcm, b/RS.dcm and 1 more; table: table.csv" in said
+    assert "--format with one of rtstruct, table" in said
+
+
+def test_a_table_with_other_columns_is_named(cohort):
+    (cohort / "polygons.csv").write_text("file,patient,polygon\n")
+    assert "polygons.csv: a CSV without the columns of a table" in warnings(check_source(cohort))
+
+
 def test_a_margin_under_an_alias_of_its_slices_patient(tmp_path):
     folder = tmp_path / "s"
     slices = series(folder, patient="Ann")

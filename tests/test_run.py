@@ -129,8 +129,8 @@ def test_lanes_train_the_same_models(store: Path, done: Path, tmp_path: Path) ->
         with torch.no_grad():
             pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
             away.append(max(float((mine - its).abs().max()) for mine, its in pairs))
-    # Rounding alone is 1e-7 apart. A unit that lies at its threshold may fall on either side of it, in one model of ten,
-    # and then they part by a learning step.
+    # Rounding alone is 1e-7 apart. A unit at its threshold may fall on either side of it, in one model of ten, and then
+    # they part by a learning step.
     assert np.median(away) < 1e-6
     assert max(away) < 1e-2
     assert np.mean(np.array(away) > 1e-5) <= 0.25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # How many notes of one severity the terminal shows; `data check` shows all.
 _MOST_LINES = 30
+
+_MOST_ALIKE = 3  # notes that say the same of different files
 
 _Many = Annotated[list[str] | None, Parameter(negative=(), consume_multiple=False)]
 _Number = Annotated[float | None, Parameter(allow_leading_hyphen=True)]
@@ -166,8 +169,12 @@ def check(
     outcome = "this source is refused" if errors else "ready to import"
     if any(finding.rule == NOTHING_TO_IMPORT for finding in findings):
         outcome = "nothing to import"
-    print(f"{errors} errors, {warnings} warnings: {outcome}")
+    print(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}: {outcome}")
     return DataError.exit_code if errors else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _spacing(written: str | None) -> tuple[float, float] | None:
@@ -193,10 +200,15 @@ def _print_findings(findings: Sequence[Finding], stream: object, most: int | Non
             if own:
                 print(f"info: {len(own)} notes (`lesionaug data check` shows them)", file=stream)  # type: ignore[call-overload]
             continue
-        for finding in own[:most]:
-            print(f"{severity}: {finding}", file=stream)  # type: ignore[call-overload]
-        if most is not None and len(own) > most:
-            print(f"{severity}: ... and {len(own) - most} more", file=stream)  # type: ignore[call-overload]
+        said: Counter[tuple[str, str]] = Counter()
+        shown = 0
+        for finding in own:
+            said[finding.rule, finding.fix] += 1
+            if most is None or (shown < most and said[finding.rule, finding.fix] <= _MOST_ALIKE):
+                print(f"{severity}: {finding}", file=stream)  # type: ignore[call-overload]
+                shown += 1
+        if shown < len(own):
+            print(f"{severity}: ... and {len(own) - shown} more (`lesionaug data check` shows them)", file=stream)  # type: ignore[call-overload]
 
 
 def _print_report(report: ImportReport, options: ImportOptions) -> None:
@@ -206,7 +218,8 @@ def _print_report(report: ImportReport, options: ImportOptions) -> None:
     from rich.table import Table
 
     kind = "phantom (synthetic) " if report.kind == "phantom" else ""
-    table = Table(title=f"{report.num_lesions} {kind}lesions of {report.num_patients} patients", title_justify="left")
+    title = f"{_count(report.num_lesions, f'{kind}lesion')} of {_count(report.num_patients, 'patient')}"
+    table = Table(title=title, title_justify="left")
     table.add_column("class")
     table.add_column("lesions", justify="right")
     table.add_column("patients", justify="right")
@@ -219,7 +232,8 @@ def _print_report(report: ImportReport, options: ImportOptions) -> None:
         from lesionaug.data.patients import default_key_path
 
         key = options.pseudonym_key or default_key_path()
-        print(f"patients go by pseudonyms made with the key {key}: keep it, and keep it from others")
+        made = "a new key, made at" if report.new_key else "the key"
+        print(f"patients go by pseudonyms made with {made} {key}: keep it, and keep it from others")
     print(f"store: {report.path}")
     print(f"look at the margins: {report.sheet}")
 

@@ -14,7 +14,9 @@ from lesionaug.data.options import ImportOptions, Progress
 from lesionaug.data.patients import NO_ALIASES, Aliases
 from lesionaug.data.slices import Finding, Lesion
 from lesionaug.data.sources.dicom_ct import CtSlice
+from lesionaug.data.sources.dicom_file import check_keyword
 from lesionaug.data.sources.find import SUPPORTED, FoundSource
+from lesionaug.data.sources.formats import FORMATS
 from lesionaug.data.sources.given import Given
 from lesionaug.data.sources.guard import Guard, Job, Outcome
 from lesionaug.data.sources.jobs import read_lesions, read_slices, read_volume
@@ -64,6 +66,8 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
             "the classes must come from one of the two",
             "Put them into one; beside a file, the map may only leave out (NAME=-)",
         )
+    if options.patient_by is not None and any(FORMATS[name].on_dicom for name in source.formats):
+        check_keyword(options.patient_by, "--patient-by")
     if options.hu_offset is not None and not math.isfinite(options.hu_offset):
         raise ConfigError("--hu-offset", "must be a finite number", "For example -32768")
     collected = Collected(list(source.findings))
@@ -89,18 +93,30 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
     _read_margins(source, slices, given, aliases, collected, guard, on_step)
     _refuse_shared_pictures(slices, aliases, collected)
     _note_overlaps(collected)
+    _note_options(source, options, collected)
+    known = {ct.patient for ct in slices} | {
+        lesion.margin.named or lesion.margin.patient for lesion in collected.lesions
+    }
+    collected.findings += aliases.unused(known)
     _count_missing(collected)
     collected.kind = _kind(slices, collected)
     if options.labels is None or label_file is not None:
         collected.labels = assign_labels(collected.lesions, label_file, label_map, collected.findings)
         _drop_unlabelled(collected, bool(label_file or label_map))
         _drop_duplicates(collected)
+        classes = {label for label in collected.labels if label is not None}
+        if len(classes) == 1 and not source.alone:
+            rule = f"every lesion is of the class {next(iter(classes))}, and a classifier needs two classes"
+            collected.findings.append(Finding("warning", "labels", rule, "Add lesions of another class"))
     collected.findings = list(dict.fromkeys(collected.findings))  # several workers may have said the same
     if source.alone:
         if (slices or source.volumes) and not any(finding.severity == "error" for finding in collected.findings):
             collected.findings.append(Finding("info", source.root.name, NOTHING_TO_IMPORT))
     elif not collected.lesions and not any(finding.severity == "error" for finding in collected.findings):
-        collected.findings.append(Finding("error", source.root.name, "no lesion was found on any slice", SUPPORTED))
+        fix = SUPPORTED
+        if any("no slice" in finding.reason for finding in collected.findings):
+            fix = "Put the slices that the margins were drawn on into the folder"
+        collected.findings.append(Finding("error", source.root.name, "no lesion was found on any slice", fix))
     return collected
 
 
@@ -241,7 +257,8 @@ def _refuse_shared_pictures(slices: list[CtSlice], aliases: Aliases, collected: 
             other = next((place for one, place in by_patient.items() if one != patient), None)
             if other is not None:
                 shared.setdefault(patient, (where, other))
-    rule, fix = "holds the same picture as {} under another patient", "Correct the patient id that is wrong"
+    rule = "holds the same picture as {} under another patient"
+    fix = "Correct the patient that is wrong; if they are one person, say so with --patient-aliases"
     taken = {lesion.margin.patient for lesion in collected.lesions}
     for patient, (where, other) in shared.items():
         if patient not in taken:
@@ -252,6 +269,24 @@ def _refuse_shared_pictures(slices: list[CtSlice], aliases: Aliases, collected: 
         reason = "its patient shares a picture with another patient"
         collected.findings.append(Finding("error", margin.where, said, fix, reason, margin.source, margin.number))
     collected.lesions = [lesion for lesion in collected.lesions if lesion.margin.patient not in shared]
+
+
+def _note_options(source: FoundSource, options: ImportOptions, collected: Collected) -> None:
+    """Warn of options that nothing here asks for: whoever gave them believes that they did something."""
+    on_dicom = bool(source.formats) and all(FORMATS[name].on_dicom for name in source.formats)
+    nifti = "nifti" in source.formats or "table" in source.formats
+    idle = {
+        "--hu-offset": options.hu_offset is not None and (on_dicom or source.formats == ("nifti",)),
+        "--spacing": options.spacing_mm is not None and on_dicom,
+        "--pictures": options.pictures is not None and on_dicom,
+        "--pixel-edge": options.pixel_edge and "table" not in source.formats,
+        "--image": options.image is not None and "nifti" not in source.formats,
+        "--trust-voxels": options.trust_voxels and not nifti and not source.alone,
+    }
+    for name in [name for name, does_nothing in idle.items() if does_nothing]:
+        collected.findings.append(
+            Finding("warning", name, "nothing in this source needs it, so it does nothing", "Leave it out")
+        )
 
 
 def _note_overlaps(collected: Collected) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lesionaug.data.collect import Collected, collect
 from lesionaug.data.files import check_new_folder, commit_directory, write_bytes_atomic, write_text_atomic
 from lesionaug.data.import_report import manifest_entry, report_csv
 from lesionaug.data.options import ImportOptions, Progress
-from lesionaug.data.patients import default_key_path, pseudonym_key, pseudonyms
+from lesionaug.data.patients import check_key, default_key_path, pseudonym_key, pseudonyms
 from lesionaug.data.slices import Finding
 from lesionaug.data.sources.find import FoundSource, find_source
 from lesionaug.data.sources.formats import FORMATS
@@ -40,6 +40,7 @@ class ImportReport:
         findings: Everything a user should know, by file.
         sheet: The contact sheet.
         report: The list of every margin.
+        new_key: The key of the pseudonyms was made by this import.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class ImportReport:
     findings: tuple[Finding, ...] = field(repr=False)
     sheet: Path
     report: Path
+    new_key: bool = False
 
 
 class SourceRefused(DataError):
@@ -109,8 +111,7 @@ def import_source(
     options = options or ImportOptions()
     store = Path(out)
     check_new_folder(store, "the store")
-    if options.pseudonym_key is not None or default_key_path().exists():
-        pseudonym_key(options.pseudonym_key, store)  # before the work, not after it
+    check_key(options.pseudonym_key, store)  # before the work, not after it
     with _guard(options) as guard:
         source, collected = _read(path, options, guard, progress or _silent)
     if collected.fatal is not None:
@@ -130,8 +131,9 @@ def import_source(
             "`lesionaug data check` says what is wrong with each" if source.margins else "Name the file with margins",
             collected.findings,
         )
+    new_key = not (options.pseudonym_key or default_key_path()).exists()
     key = None if collected.kind == "phantom" else pseudonym_key(options.pseudonym_key, store)
-    return _write(store, source, collected, options, key)
+    return replace(_write(store, source, collected, options, key), new_key=new_key and key is not None)
 
 
 def _silent(done: int, total: int, text: str) -> None:

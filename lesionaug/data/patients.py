@@ -7,12 +7,12 @@ import hmac
 import os
 import secrets
 import stat
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lesionaug.data.csv_files import read_rows
-from lesionaug.data.slices import Lesion, patient_key
+from lesionaug.data.slices import Finding, Lesion, patient_key
 from lesionaug.errors import ConfigError, DataError
 
 LEAST_KEY_BYTES = 16
@@ -23,6 +23,8 @@ class Aliases:
     """Ids that mean another: {id: the id of the same person that all are known by}, both as `patient_key` has them."""
 
     to: Mapping[str, str]
+    name: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)  # of the rows, by patient_id
 
     @classmethod
     def read(cls, path: Path) -> Aliases:
@@ -34,6 +36,7 @@ class Aliases:
         if not path.is_file():
             raise DataError(f"--patient-aliases {path.name}", "there is no such file", "Give the CSV with the aliases")
         to: dict[str, str] = {}
+        lines: dict[str, int] = {}
         for row in read_rows(path, path.name):
             where = f"{path.name} line {row['__line__']}"
             if "patient_id" not in row or "same_as" not in row:
@@ -43,6 +46,7 @@ class Aliases:
                 raise DataError(where, "patient_id and same_as must not be empty", "Fill them in")
             if to.setdefault(one, other) != other:
                 raise DataError(where, "this patient_id has another same_as further up", "Keep one of the rows")
+            lines.setdefault(one, int(row["__line__"]))
         followed = {}
         for one, other in to.items():
             seen = {one}
@@ -52,11 +56,24 @@ class Aliases:
                 seen.add(other)
                 other = to[other]
             followed[one] = other
-        return cls(followed)
+        return cls(followed, path.name, lines)
 
     def of(self, patient: str) -> str:
         """The id that a patient is known by."""
         return self.to.get(patient, patient)
+
+    def unused(self, patients: Collection[str]) -> list[Finding]:
+        """Warnings for rows that join nobody among these patients: a slip in an id is a leak that nobody would see."""
+        found = []
+        for one, line in self.lines.items():
+            where = f"{self.name} line {line}"
+            if one not in patients:
+                rule = "its patient_id is no patient of this source, so the row does nothing"
+                found.append(Finding("warning", where, rule, "Check how the id is written there"))
+            elif self.to[one] not in patients:
+                rule = "its same_as is no patient of this source"
+                found.append(Finding("warning", where, rule, "Right if it is one of another source; else correct it"))
+        return found
 
 
 NO_ALIASES = Aliases({})
@@ -66,6 +83,21 @@ def default_key_path() -> Path:
     """Where the user's own key is: lesionaug/pseudonym.key in $XDG_CONFIG_HOME, else in ~/.config."""
     configured = os.environ.get("XDG_CONFIG_HOME")
     return (Path(configured) if configured else Path.home() / ".config") / "lesionaug" / "pseudonym.key"
+
+
+def check_key(path: Path | None, store: Path) -> None:
+    """As `pseudonym_key`, but a key that is not there yet is not made: it will be when it is needed.
+
+    Raises:
+        ConfigError: See there.
+    """
+    key_path = default_key_path() if path is None else path
+    if key_path.exists() or store.resolve() in key_path.resolve().parents:
+        pseudonym_key(path, store)
+    elif path is not None and not path.parent.is_dir():
+        raise ConfigError(
+            "--pseudonym-key", "the folder of the key file does not exist", "Check the path, or create it"
+        )
 
 
 def pseudonym_key(path: Path | None, store: Path) -> bytes:
@@ -84,10 +116,14 @@ def pseudonym_key(path: Path | None, store: Path) -> bytes:
         raise ConfigError(where, "the key must not lie in the store, for it leads back to people", "Keep it elsewhere")
     try:
         if not key_path.exists():
+            if path is None:
+                key_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            elif not key_path.parent.is_dir():
+                raise ConfigError(where, "the folder of the key file does not exist", "Check the path, or create it")
             _make_key(key_path)
         if stat.S_IMODE(key_path.stat().st_mode) & 0o077:
             raise ConfigError(
-                where, "other users can read the key file", f"Make it yours alone: chmod 600 {key_path.name}"
+                where, "other users can read the key file", f"Make it yours alone: chmod 600 '{key_path}'"
             )
         key = key_path.read_bytes().strip()
     except OSError as error:
@@ -103,7 +139,6 @@ def pseudonym_key(path: Path | None, store: Path) -> bytes:
 
 
 def _make_key(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as stream:
         stream.write(secrets.token_hex(32) + "\n")

@@ -18,6 +18,8 @@ from lesionaug.errors import DataError, LesionaugError
 # Air to the top of a 12-bit scale. Padding values far below air would ring through any interpolation.
 HU_CLIP = (-1024, 3071)
 
+MOST_CLIPPED = 0.5  # of a lesion's pixels; more is no tissue, but a wrong offset or padding
+
 # An axis of the picture may lean this far from the patient's axis: a gantry tilts by at most 30 degrees.
 LARGEST_TILT_DEG = 35.0
 
@@ -378,6 +380,14 @@ def cut_lesion(margin: Margin, chosen: MarginOnSlice) -> Lesion:
     top, bottom, left, right = crop_box(center, diameter, picture.spacing_mm, height, width)
     hu = clip_hu(picture.hu[top:bottom, left:right].astype(np.float64))
     mask = np.ascontiguousarray(whole[top:bottom, left:right])
+    inside = hu[mask]
+    if float(np.mean((inside <= HU_CLIP[0]) | (inside >= HU_CLIP[1]))) > MOST_CLIPPED:
+        raise MarginRefused(
+            margin.where,
+            f"most of the lesion's pixels are not within {HU_CLIP[0]} .. {HU_CLIP[1]} HU",
+            "Check --hu-offset, or the rescale of the source; and that the margin was drawn on this slice",
+            "the lesion's pixels are no HU of tissue",
+        )
     return Lesion(
         lesion_id=lesion_id(hu, mask),
         hu=hu,

@@ -617,7 +617,7 @@ def _checkpoint(folder: Path) -> tuple[Check, list[bytes]]:
 def _study(folder: Path) -> tuple[Check, list[bytes]]:
     """The two JSON files of a reader study, and its truth."""
     from lesionaug.study.files import load_study, load_truth
-    from tests.studies import make_items, make_study
+    from tests.answered_studies import make_items, make_study
 
     study = folder / "study"
     make_study(study, make_items(4, 4, 1), lambda *_: 0, num_readers=1)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lesionaug.data.slices import SourceFile
-from lesionaug.errors import DataError, LesionaugError
+from lesionaug.errors import ConfigError, DataError, LesionaugError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -273,3 +273,19 @@ def numbers(dataset: Dataset, keyword: str, count: int, where: str, name: str) -
         wanted = "a finite number" if count == 1 else f"{count} finite numbers"
         raise DataError(where, f"{name} must be {wanted} (with a decimal point), got '{shown}'", "Correct the tag")
     return parsed
+
+
+def check_keyword(keyword: str, where: str) -> None:
+    """Refuse what is no keyword of a DICOM element.
+
+    Raises:
+        ConfigError: With the keyword that may have been meant.
+    """
+    import difflib
+
+    from pydicom.datadict import keyword_dict
+
+    if keyword not in keyword_dict:
+        near = difflib.get_close_matches(keyword, keyword_dict, 1)
+        fix = f"Did you mean {near[0]}?" if near else "For example PatientID or ClinicalTrialSubjectID"
+        raise ConfigError(where, f"'{keyword}' is no keyword of DICOM", fix)

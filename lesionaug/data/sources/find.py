@@ -211,11 +211,15 @@ def _refuse_several(root: Path, margins: list[tuple[SourceFile, str]]) -> None:
     for file, kind in margins:
         kinds["DICOM" if FORMATS[kind].on_dicom else kind].append(file.name)
     if len(kinds) > 1 or len(kinds.get("table", ())) > 1:
-        names = ", ".join([name for of_kind in kinds.values() for name in of_kind][:6])
+        shown = [
+            f"{kind}: {', '.join(names[:2])}" + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+            for kind, names in kinds.items()
+        ]
+        formats = ", ".join(sorted({kind for _, kind in margins}))
         raise DataError(
             root.name,
-            f"the folder holds several sources ({names})",
-            "Give the path of the one file to import, or --format NAME",
+            f"the folder holds several sources ({'; '.join(shown)})",
+            f"Give the path of the one file to import, or --format with one of {formats}",
         )
 
 

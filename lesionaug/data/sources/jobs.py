@@ -16,6 +16,8 @@ from lesionaug.data.sources.nifti import NiftiVolume
 from lesionaug.data.sources.recognise import Recognised, recognise
 from lesionaug.errors import DataError
 
+MOST_ANISOTROPY = 3.0  # of an axial slice; its pixels are square but for rare scanners
+
 
 def recognise_file(source: SourceFile, shared: Given, step: Step) -> Iterator[Recognised]:
     """What a file is."""
@@ -78,7 +80,8 @@ def _cut(margin: Margin, given: Given) -> Iterator[Lesion]:
             Finding(
                 "error",
                 margin.where,
-                "no patient is named (PatientID is empty), so lesions of one patient could not be kept together",
+                f"no patient is named ({given.options.patient_by or 'PatientID'} is empty), so lesions of one patient "
+                "could not be kept together",
                 "Give the files a PatientID (a made-up one will do); for pictures, name it with --pictures",
                 "no patient id",
                 margin.source,
@@ -115,6 +118,10 @@ def _cut(margin: Margin, given: Given) -> Iterator[Lesion]:
                     "Give each lesion its own ROI or segment if they are several",
                 )
             )
+        across, down = lesion.spacing_mm
+        if max(across / down, down / across) > MOST_ANISOTROPY:
+            rule = f"its pixels are {across:g} mm wide and {down:g} mm high"
+            findings.append(Finding("warning", margin.where, rule, "Check the spacing"))
         if lesion.outside_fraction > 0.5:
             findings.append(
                 Finding(

@@ -100,7 +100,7 @@ def _csv(source: SourceFile) -> Recognised:
         return Recognised(LABELS)
     if is_deeplesion_table(columns):
         return Recognised("deeplesion")
-    return Recognised(UNKNOWN)
+    return Recognised(UNKNOWN, "a CSV without the columns of a table (image, patient_id, polygon_xy or mask)")
 
 
 def _json(source: SourceFile) -> Recognised:
