@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import sqlite3
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from lesionaug.cli import main
 from lesionaug.errors import ConfigError, DataError
 from lesionaug.evaluation.statistics import bootstrap_difference, mcnemar
 from lesionaug.experiment.numbers import collect_numbers
@@ -369,6 +371,36 @@ def test_the_export_is_safe_in_a_spreadsheet_and_whole(tmp_path: Path) -> None:
     assert len(saved["answers"]) == 2 * 2 * (46 + 3) + 1
     assert saved["answers"][0]["note"].startswith(MARK)
     assert "items" not in json.dumps(saved["study"]["design"]).replace("num_items", "")
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    with pytest.raises(SystemExit) as exited:
+        main(["study", *map(str, words)])
+    assert exited.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_commands_say_what_is_there_and_who_has_not_finished(
+    tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_study(tmp_path / "study", ITEMS, say, stop={2: 7}, revise={(2, 1): 0})
+    truth = tmp_path / "study.truth.json"
+    told = command(capsys, "export", study, tmp_path / "csv", "--truth", truth)
+    assert "answers.csv, events.csv, imrmc.csv, readers.csv, study.json, truth.csv" in told
+    assert "caution: truth.csv tells which images are real" in told
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "csv").iterdir()} == {0o600}
+    assert stat.S_IMODE((tmp_path / "csv").stat().st_mode) == 0o700
+    assert "caution" not in command(capsys, "export", study, tmp_path / "without")
+    told += command(capsys, "analyse", study, tmp_path / "out")
+    assert f"{tmp_path / 'out' / 'analysis.html'}: the analysis" in told
+    assert told.count("reader 1 (code-1): answered 92 of 92\n") == 2
+    assert told.count("reader 2 (code-2): answered 7 of 92, not finished\n") == 2
+    assert "warning" not in told
+    for registered in (0, 1):
+        study = make_study(tmp_path / f"none{registered}", ITEMS, say, num_readers=registered, stop={1: 0})
+        told = command(capsys, "analyse", study, tmp_path / f"out{registered}")
+        assert "warning: nobody has answered anything yet" in told
+        assert told.count("answered 0 of 92, not finished") == registered
 
 
 def test_the_frame_that_imrmc_reads(tmp_path: Path) -> None:

@@ -288,6 +288,7 @@ def test_a_whole_study_by_two_readers_with_the_server_killed_in_the_middle(brows
         with page_of(browser, server.links["bob"], TABLET) as page:
             register(page)
             number["bob"] = answer_all(page, lambda n, question: "1", most=5)
+            page.wait_for_selector("#choices[aria-busy=false]")
             page.keyboard.press("2")
             server.kill()
             page.keyboard.press("Space")

@@ -28,7 +28,7 @@ from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment import paper
 from lesionaug.experiment.config import ImageConfig
 from lesionaug.study import design as design_module
-from lesionaug.study.design import StudyOptions, make_study
+from lesionaug.study.design import StudyOptions, consent_of, make_study
 from lesionaug.study.encoding import EDGE_LEVELS, encoding_check, num_levels, quantise
 from lesionaug.study.files import Study, Truth, load_study, load_truth
 from lesionaug.study.orders import LONGEST_RUN, REPEAT_GAP, arrange, spread
@@ -291,6 +291,17 @@ def test_stores_that_do_not_belong_together(stores, tmp_path, changes, error) ->
     with pytest.raises(DataError, match=error):
         make_study(stores[0], tmp_path / "study", make_synthetic(tmp_path / "s", **changes))
     assert not (tmp_path / "study.truth.json").exists()
+
+
+def test_errors_name_their_option(stores, tmp_path) -> None:
+    for wrong in (tmp_path / "nothing", stores[0]):
+        with pytest.raises(DataError, match=f"^--synthetic {wrong.name}"):
+            make_study(stores[0], tmp_path / "study", wrong)
+    with pytest.raises(DataError, match=r"^--consent: the file text\.txt does not exist"):
+        consent_of(tmp_path / "text.txt")
+    (tmp_path / "text.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"^--consent: text\.txt must be a UTF-8"):
+        consent_of(tmp_path / "text.txt")
 
 
 def test_foreign_lesions_are_said_to_be_so(stores, tmp_path) -> None:

@@ -611,7 +611,9 @@ class Command:
 
     def __init__(self, folder: Path, *options: str) -> None:
         command = [sys.executable, "-m", "lesionaug", "study", "serve", str(folder), "--no-browser", *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self.lines = []
         for line in self.process.stdout:
             self.lines.append(line)
@@ -670,7 +672,7 @@ def test_enter_prints_new_links(folder: Path) -> None:
     command = [sys.executable, "-m", "lesionaug", "study", "serve", str(folder), "--no-browser"]
     with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, text=True) as process:
         first = process.stdout.readline()
-        process.stdout.readline()
+        assert "Enter prints new ones" in process.stdout.readline()
         os.write(ours, b"\n")
         second = process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -693,7 +695,8 @@ def test_the_command_ends_cleanly(folder: Path, sign: int) -> None:
         [sys.executable, "-m", "lesionaug", "study", "serve", str(folder)], capture_output=True, text=True, timeout=60
     )
     assert other.returncode == 2
-    assert "another process" in other.stderr
+    assert "the study is being served by another process" in other.stderr
+    assert "Enter" not in "".join(running.lines)  # nobody types here
     code, out, err = running.end(sign)
     assert (code, err) == (0, "")
     assert f"Stopped; 1 answers are saved in {folder}" in out

@@ -53,7 +53,7 @@ def new(
         repeats: Share of the images that is shown twice; 0.1 by default.
         order: separate: all images for the class, then all for their origin. combined: both questions about each image.
         scale: Of the origin. six-step: how sure, without a middle. two-key: synthetic or real.
-        readers: How many can take part; each has an order of his own.
+        readers: How many can take part; each has its own order.
         back: Whether the last answer can be changed.
         gan: Of a run: dcgan, acgan or both; the first of its GANs by default.
         consent: Text file that readers agree to.
@@ -91,8 +91,8 @@ def serve(
 ) -> None:
     """Serve a study to readers at this computer, until Ctrl-C. It can be stopped and started at any moment.
 
-    Prints a link for each reader that works once; Enter prints new ones. Nothing but this computer can reach it; to
-    read from another one use `ssh -L PORT:127.0.0.1:PORT`.
+    Prints a link for each reader that works once; Enter prints new ones in a terminal. Nothing but this computer can
+    reach it; to read from another one use `ssh -L PORT:127.0.0.1:PORT`.
 
     Args:
         study: Folder of `lesionaug study new`.
@@ -107,11 +107,13 @@ def serve(
     from lesionaug.study.server import serve_study
 
     opened: list[bool] = []  # by itself only the first time
+    asks = sys.stdin is not None and sys.stdin.isatty()
 
     def announce(links: Mapping[str, str]) -> None:
         for code, link in links.items():
             say(f"{code}: {link}")
-        say("Each link works once; Enter prints new ones. Ctrl-C stops; every answer is saved as it is given")
+        again = "Enter prints new ones" if asks else "start this again for new ones"
+        say(f"Each link works once; {again}. Ctrl-C stops; every answer is saved as it is given")
         if len(links) == 1 and not no_browser and sys.stdout.isatty() and not opened:
             opened.append(webbrowser.open(next(iter(links.values()))))
 
@@ -131,9 +133,15 @@ def export(study: Path, out: Path, /, *, truth: Path | None = None) -> None:
         out: Folder to create.
         truth: The truth file of the study.
     """
+    from lesionaug.study.answers import progress_lines
     from lesionaug.study.export import export_study
 
-    say(str(export_study(study, out, truth)))
+    written = sorted(path.name for path in export_study(study, out, truth).iterdir())
+    say(f"{out}: {', '.join(written)}")
+    for line in progress_lines(study):
+        say(f"  {line}")
+    if truth is not None:
+        say("caution: truth.csv tells which images are real: keep it from readers until all have finished")
 
 
 def analyse(study: Path, out: Path, /, *, truth: Path | None = None, run: Path | None = None) -> None:
@@ -146,8 +154,14 @@ def analyse(study: Path, out: Path, /, *, truth: Path | None = None, run: Path |
         run: A run on the same lesions: its CNN is compared with the readers, and its report gets a page.
     """
     from lesionaug.study.analysis import analyse_study
+    from lesionaug.study.answers import progress_lines
 
-    say(str(analyse_study(study, out, truth, run)))
+    page = analyse_study(study, out, truth, run)
+    say(f"{page}: the analysis; beside it analysis.json, measures.csv and figures")
+    if run is not None:
+        say(f"{run / 'study'}: the same for the run's report. Next: lesionaug report {run}")
+    for line in progress_lines(study):
+        say(f"  {line}")
 
 
 def register(app: App) -> None:

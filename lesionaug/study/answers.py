@@ -9,6 +9,7 @@ import datetime
 import json
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lesionaug.errors import DataError, EnvironmentProblem
-from lesionaug.study.files import Study
+from lesionaug.study.files import Study, load_study
 
 FILE = "answers.sqlite3"
 _VERSION = 1
@@ -308,6 +309,23 @@ def read_answers(study: Study) -> AllAnswers:
             return _check(db, study)
     except sqlite3.Error as error:
         raise DataError(FILE, f"it cannot be read ({error})", _FIX) from error
+
+
+def progress_lines(folder: Path) -> Iterator[str]:
+    """How far the readers of a study are, a line for each; the last one warns where nobody has answered anything.
+
+    Raises:
+        DataError: See `load_study` and `read_answers`.
+    """
+    study = load_study(folder)
+    found = read_answers(study)
+    done = Counter(answer.reader for answer in found.last())
+    for reader in found.readers:
+        total = len(study.slots[reader.slot])
+        end = "" if done[reader.reader] == total else ", not finished"
+        yield f"reader {reader.reader} ({reader.code}): answered {done[reader.reader]} of {total}{end}"
+    if not done:
+        yield "warning: nobody has answered anything yet"
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
 import random
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -189,9 +190,10 @@ def make_study(
         raise DataError(
             rois_path.name, f"there are {len(rois.classes)} classes, and {MAX_CLASSES} digit keys", "Merge some"
         )
-    sources, image = _sources(synthetic, store_hash, options)
     most = (options.num_synthetic or options.num_real or DEFAULT_NUM) + (options.num_practice or 0)
-    made, window, size = _synthetic(sources, rois, most, options.seed, synthetic.name, warnings)
+    with _option("--synthetic"):
+        sources, image = _sources(synthetic, store_hash, options)
+        made, window, size = _synthetic(sources, rois, most, options.seed, synthetic.name, warnings)
     patches = _draw_real(rois, window, size, image)
     keep = _telling(patches, window, set(), rois_path.name, "real")
     _tell_of(len(patches) - len(keep), len(patches), "real", warnings)
@@ -204,6 +206,17 @@ def make_study(
         "synthetic": [source.about for source in sources],
         "image": image.model_dump(mode="json") | {"window_hu": list(window)},
     })  # fmt: skip
+
+
+@contextlib.contextmanager
+def _option(option: str) -> Iterator[None]:
+    """Name the option that an error comes from."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        if error.where.startswith("--"):
+            raise
+        raise type(error)(f"{option} {error.where}", error.rule, error.fix) from error
 
 
 def _settled(options: StudyOptions) -> StudyOptions:
@@ -555,10 +568,12 @@ def consent_of(path: Path) -> str:
     Raises:
         DataError: It cannot be read, or is no UTF-8.
     """
+    if not path.exists():
+        raise DataError("--consent", f"the file {path.name} does not exist", "Give a text file that readers agree to")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path.name, "the consent must be a UTF-8 text file", "Save it as plain text") from error
+        raise DataError("--consent", f"{path.name} must be a UTF-8 text file", "Save it as plain text") from error
 
 
 def count_lines(counts: dict[tuple[str, str], int]) -> Iterable[str]:

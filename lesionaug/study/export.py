@@ -1,7 +1,8 @@
 """`lesionaug study export`: every answer as CSV and JSON, and with the truth the frame that iMRMC reads.
 
 What readers wrote is in the CSV and JSON of the answers and nowhere else. Spreadsheets run cells that begin like a
-formula; such cells are given an apostrophe in the CSV, which spreadsheets take for "text".
+formula; such cells are given an apostrophe in the CSV, which spreadsheets take for "text". The folder can be read
+by its owner alone, for notes may hold anything.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def export_study(study: Path, out: Path, truth: Path | None = None) -> Path:
     right = None if truth is None else load_truth(found, truth)
     answers = read_answers(found)
     with commit_directory(out) as folder:
+        folder.chmod(0o700)
         write_text_atomic(folder / "answers.csv", _answers(found, answers))
         write_text_atomic(folder / "readers.csv", _csv(_names(Reader), map(_cells, answers.readers)))
         write_text_atomic(folder / "events.csv", _csv(_names(Event), map(_cells, answers.events)))
@@ -59,6 +61,8 @@ def export_study(study: Path, out: Path, truth: Path | None = None) -> Path:
             write_text_atomic(folder / "truth.csv", _truth(right))
             if "origin" in found.design.tasks:
                 write_text_atomic(folder / "imrmc.csv", _imrmc(right, judge(found, right, answers)))
+        for path in folder.iterdir():
+            path.chmod(0o600)
     return out
 
 

@@ -489,6 +489,19 @@ def _on_enter(action: Callable[[], None]) -> None:
             action()
 
 
+@contextlib.contextmanager
+def _alone(study: Study) -> Iterator[None]:
+    """Hold the study for this process."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(study.folder))
+        except ConfigError as error:
+            raise ConfigError(
+                study.folder.name, "the study is being served by another process", "Use its links, or stop it first"
+            ) from error
+        yield
+
+
 def serve_study(
     path: Path,
     codes: Sequence[str] = (),
@@ -512,7 +525,7 @@ def serve_study(
         EnvironmentProblem: The folder cannot be written, the port is taken.
     """
     study = load_study(path)
-    with locked(study.folder), contextlib.closing(AnswerBook(study)) as book, open_port(port) as listening:
+    with _alone(study), contextlib.closing(AnswerBook(study)) as book, open_port(port) as listening:
         wanted, found_port = check_codes(codes, study, book), listening.getsockname()[1]
         desk = Desk(study, book)
         server = http_server(build_app(desk, found_port))
