@@ -311,7 +311,12 @@ class Pictures:
         hu_offset: float | None,
     ) -> Picture:
         if not path.is_file():
-            raise DataError(name, "the image that the margin names is missing", "Put it where the margin's file says")
+            raise MarginRefused(
+                name,
+                "the image that the margin names is missing",
+                "Put it where the margin's file says",
+                "image missing",
+            )
         with path.open("rb") as stream:
             head = stream.read(132)
         if head.startswith(b"version https://git-lfs"):
@@ -327,11 +332,12 @@ class Pictures:
             options = self._given.options
             offset = options.hu_offset if hu_offset is None else hu_offset
             return _png(source, name, spacing_mm or options.spacing_mm, offset)
-        raise DataError(
+        raise MarginRefused(
             name,
             "images of a table must be 16-bit PNG, NIfTI or DICOM CT",
             "JPEG and 8-bit pictures have lost their HU; export one of these, or name it in the column hu_image of "
             "--pictures",
+            "image of a kind that has no HU",
         )
 
     def _dicom(self, source: SourceFile, name: str, slice_index: int | None) -> Picture:
@@ -408,10 +414,11 @@ def check_spacing(
     """Refuse a stated spacing (s_x, s_y) that is not the picture's."""
     own = picture.spacing_mm
     if stated is not None and any(abs(a / b - 1) > SAME_SPACING for a, b in zip(stated, own, strict=True)):
-        raise DataError(
+        raise MarginRefused(
             name,
             f"{whose} says {stated[1]:g} x {stated[0]:g} mm a pixel (row x column), the image {own[1]:g} x {own[0]:g}",
             "Correct the one that is wrong",
+            "spacing differs between margin and image",
         )
 
 
@@ -427,10 +434,11 @@ def read_png_values(source: SourceFile, name: str) -> NDArray[np.float64]:
         if max(picture.size) > MAX_SIDE:
             raise DataError(name, f"an image may have at most {MAX_SIDE} pixels a side", "Crop it")
         if picture.mode not in ("I;16", "I;16B", "I;16L"):
-            raise DataError(
+            raise MarginRefused(
                 name,
                 f"a PNG must be 16-bit grey, this one is '{picture.mode}': windowed 8-bit pictures have lost their HU",
                 "Export HU as 16-bit PNG, use DICOM or NIfTI, or name one in the column hu_image of --pictures",
+                "image of a kind that has no HU",
             )
         _check_png_is_whole(source.path, picture.size, bool(picture.info.get("interlace")), name)
         return np.array(picture, dtype=np.float64)
@@ -507,16 +515,18 @@ def read_mask(
 
 def _png(source: SourceFile, name: str, spacing_mm: tuple[float, float] | None, hu_offset: float | None) -> Picture:
     if spacing_mm is None:
-        raise DataError(
+        raise MarginRefused(
             name,
             "a PNG does not say how large its pixels are",
             "Say it with row_spacing_mm and col_spacing_mm in the table or --pictures, or with --spacing ROW,COLUMN",
+            "image without spacing",
         )
     if hu_offset is None:
-        raise DataError(
+        raise MarginRefused(
             name,
             "a PNG does not say what its values are in HU",
             "Give --hu-offset: -32768 where the file holds HU + 32768, -1024 where it holds HU + 1024",
+            "image without HU offset",
         )
     values = read_png_values(source, name)
     picture = Slice(source, clip_hu(values + hu_offset), spacing_mm)
