@@ -52,6 +52,7 @@ def test_the_demo_goes_from_phantom_to_report_and_again_from_where_it_stood(tmp_
         assert str(tmp_path) not in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.full
 def test_the_augmentations_of_one_split_of_a_run(tmp_path):
     (tmp_path / "out").mkdir()
     for command in (

@@ -443,6 +443,7 @@ def run_items(run: Path) -> list[TruthItem]:
     return [TruthItem(k, *what, False) for k, what in enumerate(real + synthetic)]
 
 
+@pytest.mark.full
 def test_readers_beside_the_networks_of_a_run_and_the_report(tmp_path: Path, quick: None) -> None:
     run = write_run(
         tmp_path / "run", seeds=(0, 1), gans=("dcgan",), controls=("longer",), embedding=None, memorisation=None
@@ -521,6 +522,7 @@ def test_an_analysis_that_the_run_has_left_behind_or_that_is_damaged(tmp_path: P
         write_report(run)
 
 
+@pytest.mark.full
 def test_the_analysis_of_another_study_is_not_replaced(
     tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,7 @@ def test_a_few_images_by_keyboard(browser, stores, tmp_path):
     assert len(found) == 4
 
 
+@pytest.mark.full
 def test_nothing_looks_chosen_before_it_is(browser, stores, tmp_path):
     """Texts on the way, too: of the consent, the part and the phantom."""
     study = new_study(stores, tmp_path, consent=f"Title\nSecond title\n\n{CONSENT_TEXT}\n- one\n- two\n")
@@ -227,6 +228,7 @@ def test_nothing_looks_chosen_before_it_is(browser, stores, tmp_path):
     assert len(answers(study, "anna")) == 10
 
 
+@pytest.mark.full
 def test_a_new_link_in_an_old_tab(browser, stores, tmp_path):
     study = new_study(stores, tmp_path)
     with serving(study, "anna", "bob") as server, page_of(browser, server.links["anna"], quiet=False) as page:
@@ -242,6 +244,7 @@ def test_a_new_link_in_an_old_tab(browser, stores, tmp_path):
         assert "press Enter where the server runs" in page.inner_text("#message")
 
 
+@pytest.mark.full
 def test_what_is_shown_is_the_image(browser, stores, tmp_path):
     study = new_study(stores, tmp_path)
     with serving(study, "anna") as server, page_of(browser, server.links["anna"]) as page:

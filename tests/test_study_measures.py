@@ -215,6 +215,7 @@ def true_area(d_prime: float) -> float:
     return float(sum(real[i] * (synthetic[:i].sum() + synthetic[i] / 2) for i in range(6)))
 
 
+@pytest.mark.full
 def test_a_simulated_reader_is_recovered_within_its_interval() -> None:
     """Of 200 studies of 100 + 100 images some 190 intervals hold the truth."""
     rng, real = np.random.default_rng(8), np.arange(200) < 100
