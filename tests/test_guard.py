@@ -262,8 +262,10 @@ def test_workers_end_with_their_parent_and_ctrl_c_makes_no_noise_but_its_own(tmp
     path = script(
         tmp_path,
         """
+        import signal
         from lesionaug.data.sources.guard import Guard, Job
         from tests.test_guard import pids, sleeps
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
         with Guard(1) as guard:
             for o in guard.run([Job("a", pids), Job("b", sleeps, (60,), 1 << 40)], lambda *_: None, ""):
                 print(o.results[0], flush=True)
@@ -275,6 +277,9 @@ def test_workers_end_with_their_parent_and_ctrl_c_makes_no_noise_but_its_own(tmp
     worker = int(line)
     time.sleep(0.3)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    try:
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert gone(worker, 10)
     assert err.count("Traceback") == (1 if number == signal.SIGINT else 0)
