@@ -632,3 +632,14 @@ def test_the_papers_preset_fits_the_papers_data() -> None:
     assert [protocol.synthetic_per_class(config, size, 3) for size in config.synthetic_groups] == [
         200, 1000, 2000, 4000, 6000, 8000,
     ]  # fmt: skip
+
+
+def test_what_a_lost_worker_left_half_written_is_gone_at_the_end(store: Path, tmp_path: Path) -> None:
+    left = tmp_path / "run" / "models" / ".cnn-lost.x1y2.tmp"
+
+    def lose_one(done: int, total: int, text: str) -> None:
+        left.mkdir(parents=True, exist_ok=True)
+
+    assert run_experiment(store, tmp_path / "run", classic_only(), progress=lose_one, workers=1).complete
+    assert not left.exists()
+    assert (tmp_path / "run" / "models").is_dir()

@@ -182,6 +182,7 @@ def run_experiment(
         outcome = RunOutcome(config, rois.kind, folds, steps, done_before, tuple(step.name for step in missing))
         if outcome.complete:  # else it may hold the checkpoints of a GAN that was stopped
             shutil.rmtree(run_dir / WORKING, ignore_errors=True)
+            remove_leftovers(*(run_dir / name for name in FOLDERS.values()))  # of workers that were lost as they wrote
         return outcome
 
 
