@@ -159,7 +159,7 @@ def _add_slice(slices: dict[str, CtSlice], ct: CtSlice, source: FoundSource, col
     earlier = slices.setdefault(key, ct)
     if earlier is ct:
         return
-    if source.file_of(earlier.source.path).hash_prefix == source.file_of(ct.source.path).hash_prefix:
+    if source.numbered.of(earlier.source.path).hash_prefix == source.numbered.of(ct.source.path).hash_prefix:
         if ct.frame == 0:
             collected.findings.append(
                 Finding("warning", ct.source.name, f"is the same file as {earlier.source.name}; read once")
@@ -195,7 +195,7 @@ def _read_margins(
             findings = [result for result in results if isinstance(result, Finding)]
             collected.lesions += _of_this_process(lesions, source, aliases)
             collected.findings += [
-                finding if finding.source is None else replace(finding, source=source.file_of(finding.source.path))
+                finding if finding.source is None else replace(finding, source=source.numbered.of(finding.source.path))
                 for finding in findings
             ]
         _note_error(outcome, collected)
@@ -207,14 +207,16 @@ def _of_this_process(lesions: list[Lesion], source: FoundSource, aliases: Aliase
         return []
     margin = lesions[0].margin
     margin = replace(
-        margin, source=source.file_of(margin.source.path), patient=aliases.of(margin.patient), named=margin.patient
+        margin, source=source.numbered.of(margin.source.path), patient=aliases.of(margin.patient), named=margin.patient
     )
-    return [replace(entry, margin=margin, slice_source=source.file_of(entry.slice_source.path)) for entry in lesions]
+    return [
+        replace(entry, margin=margin, slice_source=source.numbered.of(entry.slice_source.path)) for entry in lesions
+    ]
 
 
 def _name_here(source: FoundSource, labels: Path) -> str:
     """The label file's name within the source, '' where it lies elsewhere."""
-    file = source.by_path.get(labels.resolve())
+    file = source.numbered.at(labels)
     return "" if file is None else file.name
 
 

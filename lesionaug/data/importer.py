@@ -18,6 +18,7 @@ from lesionaug.data.patients import check_key, default_key_path, pseudonym_key, 
 from lesionaug.data.slices import Finding
 from lesionaug.data.sources.find import FoundSource, find_source
 from lesionaug.data.sources.formats import FORMATS
+from lesionaug.data.sources.given import no_step
 from lesionaug.data.sources.guard import Guard
 from lesionaug.errors import ConfigError, DataError
 
@@ -82,7 +83,7 @@ def check_source(
     options = options or ImportOptions()
     try:
         with _guard(options) as guard:
-            return _read(path, options, guard, progress or _silent)[1].findings
+            return _read(path, options, guard, progress or no_step)[1].findings
     except ConfigError:
         raise
     except DataError as error:
@@ -113,7 +114,7 @@ def import_source(
     check_new_folder(store, "the store")
     check_key(options.pseudonym_key, store)  # before the work, not after it
     with _guard(options) as guard:
-        source, collected = _read(path, options, guard, progress or _silent)
+        source, collected = _read(path, options, guard, progress or no_step)
     if collected.fatal is not None:
         raise collected.fatal
     errors = [finding for finding in collected.findings if finding.severity == "error"]
@@ -134,10 +135,6 @@ def import_source(
     new_key = not (options.pseudonym_key or default_key_path()).exists()
     key = None if collected.kind == "phantom" else pseudonym_key(options.pseudonym_key, store)
     return replace(_write(store, source, collected, options, key), new_key=new_key and key is not None)
-
-
-def _silent(done: int, total: int, text: str) -> None:
-    """Progress that nobody asked for."""
 
 
 def _guard(options: ImportOptions) -> Guard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +102,28 @@ class SourceFile:
             while block := stream.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()[:12]
+
+
+class NumberedFiles:
+    """The files of a source by their path.
+
+    Args:
+        files: Every file of the source.
+    """
+
+    def __init__(self, files: Iterable[SourceFile]) -> None:
+        self._by_path = {file.path.resolve(): file for file in files}
+
+    def at(self, path: Path) -> SourceFile | None:
+        """The file at a path, None where it is not one of the source's."""
+        return self._by_path.get(path.resolve())
+
+    def of(self, path: Path) -> SourceFile:
+        """The file at a path; one outside the source gets the next free number."""
+        resolved = path.resolve()
+        if resolved not in self._by_path:
+            self._by_path[resolved] = SourceFile(len(self._by_path) + 1, path, path.name)
+        return self._by_path[resolved]
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from lesionaug.data.slices import (
     picture_hash,
 )
 from lesionaug.data.sources.dicom_file import EXPORT_AGAIN, is_nested, numbers, read_dicom, reading, text
-from lesionaug.data.sources.given import ReadOptions
+from lesionaug.data.sources.given import ReadOptions, no_step
 from lesionaug.errors import DataError
 
 if TYPE_CHECKING:
@@ -280,12 +280,8 @@ def last_multi_frame(source: SourceFile, modified_ns: int, size: int) -> Dataset
     return read_dicom(source, pixels=True)
 
 
-def _nobody(done: int, total: int, text: str) -> None:
-    """Progress that nobody asked for."""
-
-
 def read_ct_slices(
-    source: SourceFile, dataset: Dataset, options: ReadOptions, step: Callable[[int, int, str], None] = _nobody
+    source: SourceFile, dataset: Dataset, options: ReadOptions, step: Callable[[int, int, str], None] = no_step
 ) -> list[CtSlice]:
     """Every slice of a CT object, one for each frame of an enhanced one; none for any other object.
 

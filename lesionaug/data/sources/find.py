@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lesionaug.data.slices import Finding, SourceFile
+from lesionaug.data.slices import Finding, NumberedFiles, SourceFile
 from lesionaug.data.sources.formats import FORMATS
 from lesionaug.data.sources.guard import Guard, Job, Step
 from lesionaug.data.sources.ircadb import mask_folders
@@ -50,16 +50,9 @@ class FoundSource:
         return tuple(sorted({name for _, name in self.margins}))
 
     @cached_property
-    def by_path(self) -> dict[Path, SourceFile]:
+    def numbered(self) -> NumberedFiles:
         """The files by their path."""
-        return {file.path.resolve(): file for file in self.files}
-
-    def file_of(self, path: Path) -> SourceFile:
-        """The numbered file at a path; one outside the root gets the next free number."""
-        resolved = path.resolve()
-        if resolved not in self.by_path:
-            self.by_path[resolved] = SourceFile(len(self.by_path) + 1, path, path.name)
-        return self.by_path[resolved]
+        return NumberedFiles(self.files)
 
 
 def find_source(

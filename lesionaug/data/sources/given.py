@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lesionaug.data.labels import LabelMap
 from lesionaug.data.patients import NO_ALIASES, Aliases
-from lesionaug.data.slices import Finding, SourceFile, patient_key
+from lesionaug.data.slices import Finding, NumberedFiles, SourceFile, patient_key
 from lesionaug.data.sources.dicom_file import text
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class ReadOptions:
         return patient_key(text(dataset, self.patient_by or "PatientID"))
 
 
-def _nobody(done: int, total: int, text: str) -> None:
+def no_step(done: int, total: int, text: str) -> None:
     """Progress that nobody asked for."""
 
 
@@ -82,11 +82,11 @@ class Given:
     findings: list[Finding] = field(default_factory=list)
     options: ReadOptions = field(default_factory=ReadOptions)
     files: Sequence[SourceFile] = ()
-    step: Callable[[int, int, str], None] = _nobody
+    step: Callable[[int, int, str], None] = no_step
 
     @cached_property
-    def _by_path(self) -> dict[Path, SourceFile]:
-        return {file.path.resolve(): file for file in self.files}
+    def _numbered(self) -> NumberedFiles:
+        return NumberedFiles(self.files)
 
     @cached_property
     def index(self) -> SliceIndex:
@@ -104,10 +104,7 @@ class Given:
 
     def file_of(self, path: Path) -> SourceFile:
         """The numbered file at a path; one outside the source gets the next free number."""
-        resolved = path.resolve()
-        if resolved not in self._by_path:
-            self._by_path[resolved] = SourceFile(len(self._by_path) + 1, path, path.name)
-        return self._by_path[resolved]
+        return self._numbered.of(path)
 
     def leaves_out(self, name: str, also_named: Sequence[str] = ()) -> bool:
         """Whether the label map says to leave lesions of this name out."""
