@@ -28,9 +28,11 @@ from lesionaug.data.slices import (
     patient_key,
 )
 from lesionaug.data.sources.components import Component, ComponentFinder, OnSlice
+from lesionaug.data.sources.contours import SAME_PLANE_MM
 from lesionaug.data.sources.dicom_ct import MAX_SIDE, decode, pixel_spacing_mm, stored_plane, why_skipped
 from lesionaug.data.sources.dicom_file import read_dicom, reading
 from lesionaug.data.sources.given import Given
+from lesionaug.data.sources.segmentation import SAME_PIXEL
 from lesionaug.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,8 +44,6 @@ _MASKS, _SLICES = "masks_dicom", "patient_dicom"
 # the bed of one that was taken out.)
 LESIONS = ("liver*tumor*", "liver*tumour*", "liver*cyst*", "liver*kyst*", "liver*metast*")
 
-SAME_PLANE_MM = 0.1
-SAME_PIXEL = 0.05
 _MOST_FILES = 10_000  # in a folder
 
 

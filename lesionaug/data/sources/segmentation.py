@@ -24,7 +24,7 @@ from lesionaug.data.slices import (
     SourceFile,
     face_left_posterior,
 )
-from lesionaug.data.sources.contours import Reference
+from lesionaug.data.sources.contours import SAME_PLANE_MM, Reference
 from lesionaug.data.sources.dicom_ct import (
     MAX_SIDE,
     PHANTOM_MANUFACTURER,
@@ -40,8 +40,7 @@ from lesionaug.errors import DataError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# A frame lies on a slice when their planes agree to this in depth, and their grids to this share of a pixel.
-SAME_PLANE_MM = 0.1
+# A frame lies on a slice when their planes agree to SAME_PLANE_MM, and their grids to this share of a pixel.
 SAME_PIXEL = 0.05
 SAME_DIRECTION = 1e-3  # rad
 SAME_SPACING = 1e-3  # relative
