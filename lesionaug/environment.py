@@ -10,14 +10,26 @@ from dataclasses import asdict, dataclass
 
 EXTRAS = (
     "cyclopts",
+    "dask",
     "highdicom",
     "jinja2",
     "matplotlib",
     "nibabel",
+    "pillow",
+    "pydantic",
     "pydicom",
+    "pyjpegls",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "python-gdcm",
+    "rich",
     "safetensors",
     "scikit-learn",
+    "scipy",
+    "starlette",
     "statsmodels",
+    "threadpoolctl",
+    "uvicorn",
 )
 TOLERANCE = 1e-5  # of the range of the values, docs/definitions.md section 2
 

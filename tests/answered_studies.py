@@ -129,19 +129,21 @@ def make_study(
     }  # fmt: skip
     (folder / "study.json").write_text(json.dumps(info), encoding="utf-8")
     if num_readers:
-        _answer(folder, items, say, num_readers, dict(stop or {}), note, dict(revise or {}))
+        answer_study(folder, items, say, num_readers, stop, note, revise)
     return folder
 
 
-def _answer(
+def answer_study(
     folder: Path,
     items: Sequence[TruthItem],
     say: Say,
-    num_readers: int,
-    stop: Mapping[int, int],
-    note: str,
-    revise: Mapping[tuple[int, int], int],
+    num_readers: int = 2,
+    stop: Mapping[int, int] | None = None,
+    note: str = "",
+    revise: Mapping[tuple[int, int], int] | None = None,
 ) -> None:
+    """Register readers of a study and answer for them; see `make_study`."""
+    stop, revise = stop or {}, revise or {}
     study = load_study(folder)
     book = AnswerBook(study)
     readers = [book.register(f"code-{k}", 3 * k, note or "radiology") for k in range(1, num_readers + 1)]

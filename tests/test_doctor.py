@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 
 import pytest
 
 import lesionaug as la
 from lesionaug import environment
 from lesionaug.cli import main
+from tests.conftest import REPOSITORY
 
 
 def test_a_sound_installation_is_ok():
@@ -42,6 +45,13 @@ def test_missing_extras_are_a_warning_with_the_fix(monkeypatch):
     assert diagnosis.ok
     assert "surely-not-installed" in str(diagnosis)
     assert "pip install" in str(diagnosis)
+
+
+def test_whatever_the_full_installation_needs_is_looked_for():
+    pyproject = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    wanted = [name for extra in ("full", "study") for name in pyproject["project"]["optional-dependencies"][extra]]
+    names = {re.split(r"[<>=]", name)[0].lower() for name in wanted} - {"lesionaug[study]"}
+    assert set(environment.EXTRAS) == names
 
 
 def test_the_command_prints_json_and_exits_with_4_when_something_is_broken(capsys, monkeypatch):

@@ -26,6 +26,8 @@ from pydicom.dataset import Dataset
 
 from lesionaug.cli import main
 from lesionaug.data.store import load_rois
+from lesionaug.study.files import load_study, load_truth
+from tests.answered_studies import answer_study
 from tests.dicom_files import circle_mm, contour, ct_dataset, disc, rtstruct_dataset, segmentation, write
 
 # The searcher
@@ -288,6 +290,19 @@ def run_import(source: Path, out: Path) -> None:
     assert call("data", "import", source, out / "rois", *options) == 0
 
 
+def read_a_study(rois: Path, run: Path, out: Path) -> None:
+    """A reader study of some of the lesions, answered by two readers, analysed, and shown in the run's report."""
+    study, few = out / "study", ("--real", 4, "--fake", 4, "--practice", 2)
+    assert call("study", "new", rois, study, "--synthetic", out / "samples", *few) == 0
+    made = load_study(study)
+    answer_study(
+        study, load_truth(made).items, lambda reader, task, item, _: made.design.choices(task)[(reader + item.item) % 2]
+    )
+    assert call("study", "export", study, out / "answers", "--truth", out / "study.truth.json") == 0
+    assert call("study", "analyse", study, out / "analysis", "--run", run) == 0
+    assert call("report", run, "--rois", rois) == 0
+
+
 def search(source: Path) -> Search:
     return Search(tokens(source), [bytes.fromhex(KEY)[:16]])
 
@@ -327,6 +342,7 @@ def test_a_whole_run_names_nobody(place: Path, capfd: pytest.CaptureFixture[str]
     assert call("augment", rois, out / "sheet.png", "--sheet") == 0
     assert call("gan", "train", rois, out / "gans", "--preset", "tiny") == 0
     assert call("gan", "sample", out / "gans", out / "samples", "--per-class", 4) == 0
+    read_a_study(rois, run, out)
     assert call("status", out / "nowhere") != 0
     assert call("run", place, out / "failed", "--preset", "tiny") != 0  # no store: the error must not be kept anywhere
     said = "".join(capfd.readouterr())

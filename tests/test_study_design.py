@@ -255,11 +255,13 @@ def test_a_run_gives_images_of_all_its_splits(tmp_path, monkeypatch) -> None:
     (tmp_path / "run" / "run.json").touch()
     (tmp_path / "run" / "models").mkdir()
     monkeypatch.setattr(design_module, "load_run", lambda path: run)
+    warnings: list[str] = []
 
     def sources(name: str, **options) -> Counter:
         study = make_study(
             store, tmp_path / name, tmp_path / "run", StudyOptions(num_real=12, num_practice=0, **options)
         )
+        warnings.extend(study.warnings)
         items = [i for i in load_truth(load_study(study.folder)).items if i.origin == "synthetic"]
         assert Counter(item.class_name for item in items) == dict.fromkeys(make_rois().classes, 4)
         return Counter((item.source["gan"], item.source["split"]) for item in items)
@@ -268,6 +270,13 @@ def test_a_run_gives_images_of_all_its_splits(tmp_path, monkeypatch) -> None:
     assert sources("two", gans=("dcgan", "acgan")) == {
         (gan, split): 2 for gan in ("dcgan", "acgan") for split in range(3)
     }
+    collapsed = tmp_path / "run" / "synthetic/dcgan0" / "rois"
+    collapsed.rename(tmp_path / "good")
+    make_synthetic(collapsed, split=0, images=torch.full((36, 1, 64, 64), 0.5))
+    assert sources("without") == {("dcgan", 1): 6, ("dcgan", 2): 6}
+    assert any("synthetic/dcgan0: 36 of 36 synthetic images" in warning for warning in warnings)
+    truth = json.loads((tmp_path / "without.truth.json").read_text())
+    assert [source.get("left_out") for source in truth["provenance"]["synthetic"]] == ["collapsed", None, None]
     with pytest.raises(ConfigError, match="the run has no wgan"):
         sources("three", gans=("wgan",))
     del run.done["synthetic/dcgan1"]

@@ -145,8 +145,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class _Source:
-    """One store of synthetic ROIs: what the truth says of its images, and how to read it."""
+    """One store of synthetic ROIs: its name, what the truth says of its images, and how to read it."""
 
+    name: str
     about: dict[str, Any]
     load: Callable[[], SyntheticRois]
 
@@ -195,8 +196,15 @@ def make_study(
         sources, image = _sources(synthetic, store_hash, options)
         made, window, size = _synthetic(sources, rois, most, options.seed, synthetic.name, warnings)
     patches = _draw_real(rois, window, size, image)
-    keep = _telling(patches, window, set(), rois_path.name, "real")
-    _tell_of(len(patches) - len(keep), len(patches), "real", warnings)
+    keep = _telling(patches, window, set())
+    blank = len(patches) - len(keep)
+    if 2 * blank > len(patches):
+        said = _SHOW_NOTHING.format(blank, len(patches), "real")
+        raise DataError(
+            rois_path.name, f"{said}, as the GAN's window ({window[0]:g} .. {window[1]:g} HU) shows them",
+            "See that they are in HU, or train with a window that fits them",
+        )  # fmt: skip
+    _tell_of(blank, len(patches), "real", warnings)
     chosen = _choose(rois[keep], patches[keep], made, options)
     key = secrets.token_bytes(32)
     keyed(key, "items").shuffle(chosen)
@@ -255,7 +263,7 @@ def _sources(path: Path, store_hash: str, options: StudyOptions) -> tuple[list[_
     if not (path / "run.json").exists():
         if options.gans:
             raise ConfigError("--gan", "this is a store of synthetic ROIs, of one GAN", "Leave it out")
-        return [_Source({}, lambda: load_synthetic(path))], ImageConfig()
+        return [_Source(path.name, {}, lambda: load_synthetic(path))], ImageConfig()
     if not (path / "synthetic").is_dir() and (path / "gans").is_dir() and not (path / "models").is_dir():
         raise DataError(
             path.name, "this is a folder of `gan train`", "Give a store that `lesionaug gan sample` made of it"
@@ -276,7 +284,7 @@ def _sources(path: Path, store_hash: str, options: StudyOptions) -> tuple[list[_
     found = []
     for step in steps:
         about = {"gan": step.arm, "split": step.split, "seed": step.seed, "step_sha256": results.done[step.name]}
-        found.append(_Source(about, lambda folder=path / step.folder / "rois": load_synthetic(folder)))  # type: ignore[misc]
+        found.append(_Source(step.name, about, lambda folder=path / step.folder / "rois": load_synthetic(folder)))  # type: ignore[misc]
     return found, results.config.image
 
 
@@ -288,6 +296,7 @@ def _synthetic(
     seen: set[tuple[tuple[float, float], int]] = set()
     known = set(rois.lesion_ids)
     pixels: set[bytes] = set()
+    collapsed: dict[str, str] = {}
     offered = left_out = 0
     for source in sources:
         store = source.load()
@@ -308,8 +317,13 @@ def _synthetic(
             )  # fmt: skip
             if not known & store.provenance.lesions:
                 warnings.append("none of the real lesions is one that the GAN learned from: two data sets are compared")
-        keep = _telling(store.images[:, 0].numpy(), store.window_hu, pixels, where, "synthetic")
-        offered, left_out = offered + len(store.images), left_out + len(store.images) - len(keep)
+        keep = _telling(store.images[:, 0].numpy(), store.window_hu, pixels)
+        out = len(store.images) - len(keep)
+        if 2 * out > len(store.images):  # more than half: whoever reads them learns nothing of the others either
+            collapsed[source.name] = _SHOW_NOTHING.format(out, len(store.images), "synthetic")
+            source.about["left_out"] = "collapsed"
+            continue
+        offered, left_out = offered + len(store.images), left_out + out
         for name in rois.classes:
             label = store.classes.index(name)
             members = [i for i in keep if int(store.labels[i]) == label]
@@ -322,6 +336,10 @@ def _synthetic(
                     for i in members[:most]
                 ]
             )
+    if len(collapsed) == len(sources):
+        rule = f"{next(iter(collapsed.values()))}: the GAN has not learned"
+        raise DataError(where, rule, "Train it longer, e.g. with `lesionaug run --preset demo`")
+    warnings += [f"{name}: {said}: this GAN is left out, and the others stand for it" for name, said in collapsed.items()]
     _tell_of(left_out, offered, "synthetic", warnings)
     if len(seen) != 1:
         raise DataError(where, "its images have different windows or sizes", "Give images of one configuration")
@@ -331,18 +349,13 @@ def _synthetic(
     return queues, window, size
 
 
-def _telling(images: _Image, window: tuple[float, float], seen: set[bytes], where: str, what: str) -> list[int]:
+def _telling(images: _Image, window: tuple[float, float], seen: set[bytes]) -> list[int]:
     """Images [N, S, S] that show anything and that no earlier one equals, as a study shows them.
 
     Args:
         images: In (0, 1), the range of the window.
         window: HU.
         seen: Hashes of earlier ones; those of these are added.
-        where: For errors.
-        what: "real" or "synthetic".
-
-    Raises:
-        DataError: More than half show nothing of their own: whoever reads them learns nothing of the others either.
     """
     levels, keep = num_levels(window), []
     for i, image in enumerate(images):
@@ -351,17 +364,6 @@ def _telling(images: _Image, window: tuple[float, float], seen: set[bytes], wher
         if shown.min() < shown.max() and found not in seen:
             keep.append(i)
         seen.add(found)
-    out = len(images) - len(keep)
-    said = _SHOW_NOTHING.format(out, len(images), what)
-    if 2 * out > len(images):
-        if what == "synthetic":
-            raise DataError(
-                where, f"{said}: the GAN has not learned", "Train it longer, e.g. with `lesionaug run --preset demo`"
-            )
-        raise DataError(
-            where, f"{said}, as the GAN's window ({window[0]:g} .. {window[1]:g} HU) shows them",
-            "See that they are in HU, or train with a window that fits them",
-        )  # fmt: skip
     return keep
 
 

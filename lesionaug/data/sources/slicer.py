@@ -21,7 +21,7 @@ from lesionaug.data.sources.regions import MAX_OUTLINES, outline
 from lesionaug.errors import DataError
 
 SUFFIX = ".mrk.json"
-MAX_BYTES = 16 << 20
+MAX_BYTES = 4 << 20
 
 # Slicer's names of its coordinate systems, and the numbers that it wrote in their place before: to DICOM's axes.
 _TO_LPS = {"LPS": (1.0, 1.0, 1.0), "1": (1.0, 1.0, 1.0), "RAS": (-1.0, -1.0, 1.0), "0": (-1.0, -1.0, 1.0)}

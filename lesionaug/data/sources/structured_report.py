@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Enhanced, Comprehensive, Comprehensive 3D and Extensible SR: the reports that can hold regions of images.
 SOP_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.88.{n}" for n in (22, 33, 34, 35))
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 16 << 20
 MAX_DEPTH = 50  # content items within each other; TID 1500 has about 7
 MAX_ITEMS = 200_000
 

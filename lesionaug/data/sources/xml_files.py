@@ -13,7 +13,7 @@ from lesionaug.data.slices import SourceFile
 from lesionaug.data.sources.dicom_file import EXPORT_AGAIN, reading
 from lesionaug.errors import DataError
 
-MAX_BYTES = 32 << 20
+MAX_BYTES = 8 << 20
 MAX_DEPTH = 100  # elements within each other; annotations have about 15
 MAX_ELEMENTS = 500_000
 MAX_ATTRIBUTES = 100  # of one element
