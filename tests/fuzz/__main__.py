@@ -10,8 +10,13 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from random import Random
+from types import ModuleType
 from typing import BinaryIO
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -79,8 +84,10 @@ def _fuzz(name: str, folder: Path, minutes: float) -> bool:
     found = sorted(set((place / "findings").iterdir()) - before)
     inputs = [path for path in found if path.suffix != ".txt"]
     tail = (place / "log.txt").read_text(errors="replace").splitlines()[-60:]
-    done = next((line for line in reversed(tail) if line.startswith(("Done", "#"))), "no run came to its end")
-    print(f"{name}: {len(inputs)} findings, {starts} processes; {done[:100]}", flush=True)
+    done = next((line for line in reversed(tail) if line.startswith("#")), "no run came to its end")
+    if done.startswith("#") and " cov: " not in done:
+        done = f"no run saw which lines it reached: nothing is instrumented; {done}"
+    print(f"{name}: {len(inputs)} findings, {starts} processes; {' '.join(done.split())[:110]}", flush=True)
     for path in inputs:
         print(f"  python -m tests.fuzz {name} {path}", flush=True)
     return not inputs and not done.startswith("no run")
@@ -111,6 +118,7 @@ def _work(name: str, place: Path, seconds: int) -> int:
     """One fuzzing process; what breaks the property is saved and fuzzing goes on, what kills it libFuzzer saves."""
     import atheris
 
+    sys.meta_path.insert(0, _PlainSources())
     # Before anything imports them.
     with atheris.instrument_imports(include=INSTRUMENTED, exclude=["pydicom.sr", "pydicom._dicom_dict"]):
         import nibabel  # noqa: F401
@@ -152,6 +160,22 @@ def _work(name: str, place: Path, seconds: int) -> int:
     atheris.Setup([sys.argv[0], *options], try_one, custom_mutator=mutate)
     atheris.Fuzz()
     return 0
+
+
+class _PlainSources(MetaPathFinder):
+    """Finds our modules by their files: the finder of an editable installation has loaders that atheris passes over."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a module of this repository, None for any other and for extension modules."""
+        if fullname.split(".")[0] != "lesionaug":
+            return None
+        place = REPOSITORY.joinpath(*fullname.split("."))
+        for file, folders in ((place / "__init__.py", [str(place)]), (place.with_suffix(".py"), None)):
+            if file.exists():
+                return spec_from_file_location(fullname, file, submodule_search_locations=folders)
+        return None
 
 
 def _memory_folder() -> str | None:
