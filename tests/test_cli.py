@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,9 @@ from lesionaug import __version__, cli
 from lesionaug.cli import main
 from lesionaug.cli.progress import progress
 from lesionaug.errors import ConfigError, DataError, EnvironmentProblem, TaskFailed
+from lesionaug.experiment import config
 from tests.conftest import REPOSITORY
+from tests.runs import classic_only
 
 
 def lesionaug(*arguments, cwd):
@@ -28,7 +31,25 @@ def lesionaug(*arguments, cwd):
     )
 
 
-def test_the_demo_goes_from_phantom_to_report_and_again_from_where_it_stood(tmp_path):
+def test_the_demo_goes_from_phantom_to_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(config, "preset", lambda name: classic_only())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", "out", "--preset", "tiny", "--lesions", "4", "4", "4", "--workers", "1"])
+    assert caught.value.code in (0, None)
+    assert capsys.readouterr().out.strip() == "The report (phantom data, not patients): out/run/report.html"
+    page = Path("out/run/report.html").read_text(encoding="utf-8")
+    assert "Phantom data: synthetic, not patients" in page
+    assert str(tmp_path) not in page
+    assert len(list(Path("out/run/models").rglob("predictions.csv"))) == 12  # 6, and 6 of the nested choice
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", "out", "--lesions", "4", "4", "4", "--seed", "1"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: out: holds a demo of another phantom")
+
+
+@pytest.mark.full
+def test_a_demo_goes_on_from_where_it_stood(tmp_path):
     small = ("demo", "out", "--preset", "tiny", "--lesions", "5", "5", "5", "--workers", "1")
     first = lesionaug(*small, cwd=tmp_path)
     assert first.returncode == 0, first.stderr

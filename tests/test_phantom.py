@@ -239,12 +239,13 @@ def feret_mm(mask: np.ndarray, spacing: float) -> float:
     return float(np.hypot(*(hull[:, None] - hull[None]).transpose(2, 0, 1)).max())
 
 
+@pytest.mark.parametrize("num", [2, pytest.param(10, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", CLASSES)
-def test_margins_measure_10_to_102_mm_inside_the_liver(name: str) -> None:
+def test_margins_measure_10_to_102_mm_inside_the_liver(name: str, num: int) -> None:
     rng = np.random.default_rng(5)
     recipe = PhantomRecipe().classes[name]
     assert all(10 <= draw_body(name, recipe, rng).diameter_mm <= 102 for _ in range(200))
-    for _ in range(6):
+    for _ in range(num):
         patient = draw_patient(rng)
         scan = draw_scan(patient.half_width_mm, rng)
         grid = Grid(scan.spacing_mm, (256.0, 244.0))
@@ -262,8 +263,9 @@ def test_margins_measure_10_to_102_mm_inside_the_liver(name: str) -> None:
         assert (liver[mask] > 0).mean() > 0.9
 
 
-def test_every_phantoms_lesion_measures_what_the_paper_says() -> None:
-    for plan in plan_patients((6, 6, 6), 12):
+@pytest.mark.parametrize("num", [2, pytest.param(8, marks=pytest.mark.full)])
+def test_every_phantoms_lesion_measures_what_the_paper_says(num: int) -> None:
+    for plan in plan_patients((num, num, num), 12):
         _, masks, scan = draw_patient_slices(plan)
         for segment in masks:
             assert 10 <= feret_mm(segment.mask, scan.spacing_mm) <= 102
