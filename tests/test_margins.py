@@ -13,6 +13,7 @@ from matplotlib.path import Path as Outline
 
 from lesionaug.data import margins
 from lesionaug.data.margins import (
+    _areas_inside,
     centre,
     crop_box,
     diameter_px,
@@ -147,6 +148,34 @@ def test_the_outside_fraction_agrees_with_counting_points():
                 worst = max(worst, 1 - ((points > 0) & (points < size)).all(axis=1).mean())
         assert worst_outside_fraction((x, y), d, spacing, 90, 100) == pytest.approx(worst, abs=0.025)
     assert worst_outside_fraction((50.0, 50.0), 20.0, (1.0, 1.0), 100, 100) == 0.0
+
+
+def clipped_area(polygon: list[tuple[float, float]], right: float, bottom: float) -> float:
+    """By clipping at each border in turn (Sutherland and Hodgman), then the shoelace formula."""
+    for axis, limit, sign in ((0, 0.0, 1.0), (0, right, -1.0), (1, 0.0, 1.0), (1, bottom, -1.0)):
+        clipped: list[tuple[float, float]] = []
+        for index, point in enumerate(polygon):
+            previous = polygon[index - 1]
+            depth, previous_depth = sign * (point[axis] - limit), sign * (previous[axis] - limit)
+            if (depth > 0) != (previous_depth > 0):
+                t = previous_depth / (previous_depth - depth)
+                clipped.append((previous[0] + t * (point[0] - previous[0]), previous[1] + t * (point[1] - previous[1])))
+            if depth > 0:
+                clipped.append(point)
+        polygon = clipped
+    return abs(sum(polygon[i - 1][0] * p[1] - p[0] * polygon[i - 1][1] for i, p in enumerate(polygon))) / 2
+
+
+@given(
+    st.floats(-20, 120), st.floats(-20, 120), st.floats(1, 150), st.integers(1, 100), st.integers(1, 100),
+    st.sampled_from([0, 30, 45, 90, 135, 179]),
+)  # fmt: skip
+def test_areas_inside_a_slice_are_those_of_clipped_squares(x, y, side, right, bottom, degrees):
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    corners = side / 2 * np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
+    square = corners @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
+    expected = clipped_area([tuple(corner) for corner in square.tolist()], right, bottom)
+    assert _areas_inside(square[None], right, bottom)[0] == pytest.approx(expected, abs=1e-9 * side**2)
 
 
 def test_the_shifted_patches_count_towards_the_outside_fraction():

@@ -231,39 +231,33 @@ def worst_outside_fraction(
     shift = min(4.0, 0.1 * diameter)
     patches = [(_LARGEST_SIDE * diameter, 0.0, 0.0)]
     patches += [(_SIDE * diameter, dx, dy) for dx in (-shift, shift) for dy in (-shift, shift)]
+    angles = np.deg2rad(np.arange(180.0))
+    turns = np.stack([np.cos(angles), np.sin(angles), -np.sin(angles), np.cos(angles)], -1).reshape(-1, 2, 2)
     worst = 0.0
-    for degrees in range(180):
-        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        for side, dx, dy in patches:
-            square = [
-                (x + cos * u - sin * v, y + sin * u + cos * v)
-                for u, v in (
-                    (-side / 2 + dx, -side / 2 + dy),
-                    (side / 2 + dx, -side / 2 + dy),
-                    (side / 2 + dx, side / 2 + dy),
-                    (-side / 2 + dx, side / 2 + dy),
-                )
-            ]
-            worst = max(worst, 1.0 - _area_inside(square, right, bottom) / side**2)
-    return min(1.0, max(0.0, worst))
+    for side, dx, dy in patches:
+        corners = side / 2 * np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)]) + (dx, dy)
+        inside = _areas_inside(corners @ turns + (x, y), right, bottom)
+        worst = max(worst, 1.0 - float(inside.min()) / side**2)
+    return min(1.0, worst)
 
 
-def _area_inside(polygon: list[tuple[float, float]], right: float, bottom: float) -> float:
-    """Area of a convex polygon within the rectangle (0, 0) .. (right, bottom): clip at each border, then sum."""
-    for axis, limit, sign in ((0, 0.0, 1.0), (0, right, -1.0), (1, 0.0, 1.0), (1, bottom, -1.0)):
-        clipped: list[tuple[float, float]] = []
-        for index, point in enumerate(polygon):
-            previous = polygon[index - 1]
-            depth, previous_depth = sign * (point[axis] - limit), sign * (previous[axis] - limit)
-            if (depth > 0) != (previous_depth > 0):
-                t = previous_depth / (previous_depth - depth)
-                clipped.append((previous[0] + t * (point[0] - previous[0]), previous[1] + t * (point[1] - previous[1])))
-            if depth > 0:
-                clipped.append(point)
-        polygon = clipped
-        if not polygon:
-            return 0.0
-    return abs(sum(polygon[i - 1][0] * p[1] - p[0] * polygon[i - 1][1] for i, p in enumerate(polygon))) / 2
+def _areas_inside(polygons: NDArray[np.float64], right: float, bottom: float) -> NDArray[np.float64]:
+    """Areas of polygons [n, corners, 2] within the rectangle (0, 0) .. (right, bottom), float64 [n].
+
+    By Green's theorem each is the integral, along the edges, of y held to 0 .. bottom over x where it is in 0 .. right.
+    """
+    x0, y0 = polygons[..., 0], polygons[..., 1]
+    x1, y1 = np.roll(x0, -1, axis=1), np.roll(y0, -1, axis=1)
+    start, end = np.clip(x0, 0, right), np.clip(x1, 0, right)
+    slope = (y1 - y0) / np.where(x1 == x0, np.inf, x1 - x0)  # an edge that goes straight down adds nothing
+    one, other = y0 + slope * (start - x0), y0 + slope * (end - x0)
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    held_low, held_high = np.clip(low, 0, bottom), np.clip(high, 0, bottom)
+    between, above = held_high - held_low, np.maximum(high - np.maximum(low, bottom), 0)
+    length = between + above + np.maximum(np.minimum(high, 0) - low, 0)
+    mean = (between * (held_low + held_high) / 2 + above * bottom) / np.where(length > 0, length, 1.0)
+    areas: NDArray[np.float64] = np.abs(((end - start) * np.where(length > 0, mean, held_low)).sum(axis=1))
+    return areas
 
 
 def mask_edges(mask: NDArray[Any]) -> list[tuple[tuple[float, float], tuple[float, float]]]:

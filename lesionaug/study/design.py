@@ -339,7 +339,9 @@ def _synthetic(
     if len(collapsed) == len(sources):
         rule = f"{next(iter(collapsed.values()))}: the GAN has not learned"
         raise DataError(where, rule, "Train it longer, e.g. with `lesionaug run --preset demo`")
-    warnings += [f"{name}: {said}: this GAN is left out, and the others stand for it" for name, said in collapsed.items()]
+    warnings += [
+        f"{name}: {said}: this GAN is left out, and the others stand for it" for name, said in collapsed.items()
+    ]
     _tell_of(left_out, offered, "synthetic", warnings)
     if len(seen) != 1:
         raise DataError(where, "its images have different windows or sizes", "Give images of one configuration")
