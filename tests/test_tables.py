@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lesionaug.data import collect
 from lesionaug.data.importer import check_source, import_source
 from lesionaug.data.options import ImportOptions
 from lesionaug.data.store import load_rois
@@ -92,6 +93,27 @@ def test_polygons_of_one_lesion_are_combined_over_cells_rows_and_json(tmp_path):
         assert rois.masks is not None
         assert int(rois.masks[0].sum()) == int((disc(60, 80, 30.5, 25.5, 9.3) ^ disc(60, 80, 30.5, 25.5, 4.2)).sum())
     assert len(ids) == 1
+
+
+def test_a_lesion_drawn_twice_is_worth_a_warning(tmp_path, monkeypatch):
+    png(tmp_path / "a.png", hu_picture(1))
+    png(tmp_path / "b.png", hu_picture(2))
+    drawn = [("a", "P1", 30, 25), ("a", "P1", 31, 25), ("a", "P1", 44, 25), ("b", "P2", 30, 25)]
+    rows = [
+        f"{file}.png,{patient},L{n},cyst,{cell(circle(x, y, 7.3))},1,1"
+        for n, (file, patient, x, y) in enumerate(drawn, 1)
+    ]
+
+    def warnings() -> list[str]:
+        findings = check_source(table(tmp_path, *rows), PNG)
+        return [said for finding in findings if "share" in (said := str(finding)) or "one slice" in said]
+
+    (warned,) = warnings()
+    assert "L2" in warned.partition("share")[0]
+    assert "share 8" in warned  # two discs of radius 7.3, one pixel apart: 84 % of their union
+    monkeypatch.setattr(collect, "MOST_COMPARED", 2)
+    (warned,) = warnings()
+    assert "a.png: 3 lesions lie on one slice of it" in warned
 
 
 def test_a_dicom_image_gives_its_own_spacing_and_is_turned(tmp_path):

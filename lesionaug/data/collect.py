@@ -26,6 +26,7 @@ NOTHING_TO_IMPORT = "the picture can be read; it holds no margins, so there is n
 
 # Two margins of one patient on one slice that share more of their area than this are probably one lesion.
 SAME_TISSUE = 0.5
+MOST_COMPARED = 1000  # lesions of one slice; every pair of them is looked at
 
 
 @dataclass
@@ -297,6 +298,11 @@ def _note_overlaps(collected: Collected) -> None:
     for lesion in collected.lesions:
         on_slice[lesion.margin.patient, lesion.slice_hash].append(lesion)
     for (_, picture), lesions in on_slice.items():
+        if len(lesions) > MOST_COMPARED:
+            where, rule = lesions[0].slice_source.name, f"{len(lesions)} lesions lie on one slice of it"
+            fix = "They are too many to look for lesions drawn twice: see that they are lesions at all"
+            collected.findings.append(Finding("warning", where, rule, fix))
+            continue
         for one, other in itertools.combinations(lesions if picture else [], 2):
             if one.margin is other.margin or one.lesion_id == other.lesion_id:
                 continue
