@@ -127,6 +127,37 @@ def test_memory_that_runs_out_halves_the_lanes(monkeypatch: pytest.MonkeyPatch) 
         together()
 
 
+@pytest.mark.parametrize(
+    "name, calls", [("__init__", 1), ("put", 3), ("put", 4), ("run", 3), ("take", 1), ("take", 3), ("narrowed", 1)]
+)
+def test_memory_may_run_out_anywhere_and_nothing_is_lost_or_told_twice(
+    monkeypatch: pytest.MonkeyPatch, name: str, calls: int
+) -> None:
+    """Once, at a certain call of a part of the stack."""
+    whole, count = getattr(LaneStack, name), 0
+
+    def part(*arguments):
+        nonlocal count
+        count += 1
+        if count == calls:
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            finally:
+                raise RuntimeError("the recording broke off")
+        return whole(*arguments)
+
+    monkeypatch.setattr(LaneStack, name, part)
+    trained = []
+    train_lanes(
+        *pool(), LANES, CONFIG, num_classes=3, cnn=CNN, num_lanes=3, form="separate",
+        on_trained=lambda lane, classifier: trained.append((lane.name, classifier)),
+    )  # fmt: skip
+    assert count >= calls, "nothing was tried"
+    assert sorted(name for name, _ in trained) == sorted(lane.name for lane in LANES)
+    for lane in LANES:
+        check_same(dict(trained)[lane.name], alone(lane), 1e-6)
+
+
 def test_other_errors_are_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def step(stack):
         raise RuntimeError("something else")

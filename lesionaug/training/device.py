@@ -16,8 +16,13 @@ def precision(bf16: bool, device: torch.device) -> contextlib.AbstractContextMan
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or on the host."""
+    """Whether memory ran out, on a GPU or on the host; or a recording of CUDA work broke off for that reason."""
     texts = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError, MemoryRanOut)) or any(
-        text in str(error) for text in texts
-    )
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (torch.OutOfMemoryError, MemoryError, MemoryRanOut)):
+            return True
+        if any(text in str(cause) for text in texts):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -35,16 +35,31 @@ def record(step: Callable[[], object]) -> Graph:
     The step must have run before (`WARM_UP` times, on a side stream; see `beside`).
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    here = torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    finally:
+        torch.cuda.set_stream(here)  # where ending a broken recording raises, PyTorch leaves its own stream current
     return graph
+
+
+_streams: dict[tuple[torch.device, int], torch.cuda.Stream] = {}
+
+
+def side_stream(device: torch.device, number: int = 0) -> torch.cuda.Stream:
+    """A stream beside the current one, the same at each call: the memory that is cached for a stream stays its own."""
+    key = (device, number)
+    if key not in _streams:
+        _streams[key] = torch.cuda.Stream(device)
+    return _streams[key]
 
 
 def beside(step: Callable[[], Tensor], device: torch.device) -> Tensor:
     """Run `step` on a stream of its own, as work must be that is recorded afterwards; others wait for it."""
     if device.type != "cuda":
         return step()
-    here, there = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    here, there = torch.cuda.current_stream(device), side_stream(device)
     there.wait_stream(here)
     try:
         with torch.cuda.stream(there):

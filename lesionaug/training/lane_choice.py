@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,12 +49,20 @@ def measure_lanes(
     seconds: float = _SECONDS,
 ) -> list[LaneChoice]:
     """Time training steps of every form and number of lanes; those that memory does not suffice for are left out."""
-    found = []
+    found: list[LaneChoice] = []
     for form in LANE_FORMS:
         for count in counts:
-            with contextlib.suppress(EnvironmentProblem):
+            try:
                 rate = time_lanes(form, count, config, cnn=cnn, num_classes=num_classes, device=device, seconds=seconds)
-                found.append(LaneChoice(form, count, rate))
+            except EnvironmentProblem:
+                continue
+            except RuntimeError as error:
+                if not found:
+                    raise
+                # A library may lack a kernel for one form; the others are as good as they are.
+                warnings.warn(f"lanes, {form}, {count} at a time, do not run here: {error}", stacklevel=2)
+                break
+            found.append(LaneChoice(form, count, rate))
     return found
 
 

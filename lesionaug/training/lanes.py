@@ -30,10 +30,11 @@ from lesionaug.training.classifier import (
 )
 from lesionaug.training.device import is_out_of_memory, precision
 from lesionaug.training.draws import draw_kept, draw_order
-from lesionaug.training.graphs import WARM_UP, Graph, beside, record
+from lesionaug.training.graphs import WARM_UP, Graph, beside, record, side_stream
 
 LaneForm = Literal["separate", "grouped", "matmul"]
 LANE_FORMS: tuple[LaneForm, ...] = ("separate", "grouped", "matmul")
+STREAMS = 8  # that separate lanes share on a GPU
 BLOCK = 32  # steps whose images and dropout are chosen in one go, and after which the host looks
 
 
@@ -101,32 +102,57 @@ def train_lanes(
                 f"lane {lane.name} wants images {lane.first} .. {lane.first + lane.count} of {len(images)}"
             )
     pool = LanePool(images.to(device), labels.to(device), cnn, num_classes, config)
-    waiting = deque(lanes)
-    stack = LaneStack(pool, min(num_lanes, len(lanes)), form)
-    while waiting or stack.running:
-        for slot in range(stack.size):
-            if stack.lanes[slot] is None and waiting:
-                stack.put(slot, waiting.popleft())
-        running = stack.running
-        if not waiting and len(running) <= stack.size // 2:
-            stack = stack.narrowed()  # or half of the work would be for nothing
-            running = stack.running
-        if not _run(stack, min(BLOCK, *(state.remaining for state in running))):
-            # Some of its weights may have moved and others not: what was running starts again, to the same result.
-            waiting.extendleft(state.lane for state in reversed(running))
-            size = stack.size // 2
-            del stack
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-            stack = LaneStack(pool, size, form)
-            continue
-        for slot, state in enumerate(stack.lanes):
-            if state is None:
-                continue
-            if progress is not None:
+    waiting, size = deque(lanes), min(num_lanes, len(lanes))
+    stack: LaneStack | None = None
+    while waiting or (stack is not None and stack.running):
+        done: list[tuple[_Running, TrainedClassifier]] = []
+        ran_out: RuntimeError | None = None
+        try:
+            stack = stack or LaneStack(pool, size, form)
+            stack = _filled(stack, waiting)  # two lines: where this raises, what runs in the stack is known
+            stack.run(min(BLOCK, *(state.remaining for state in stack.running)))
+            for slot, state in enumerate(stack.lanes):
+                if state is not None and state.remaining == 0:
+                    done.append((state, stack.take(slot)))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            ran_out = error
+        for state in [state for state, _ in done] + (stack.running if stack is not None else []):
+            if progress is not None and ran_out is None:
                 progress(state.lane, state.step, f"epoch {state.epoch}")
-            if state.remaining == 0:
-                on_trained(state.lane, stack.take(slot))
+        for state, trained in done:
+            on_trained(state.lane, trained)
+        if ran_out is None:
+            continue
+        used = size if stack is None else stack.size
+        if used == 1:
+            raise _one_is_too_many() from ran_out
+        # Some of the weights may have moved and others not: what was running starts again, to the same result.
+        waiting.extendleft(state.lane for state in reversed(stack.running if stack is not None else []))
+        size = used // 2
+        ran_out = stack = None  # with it goes what its frames hold
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _filled(stack: LaneStack, waiting: deque[Lane]) -> LaneStack:
+    """The stack with trainings in its free lanes; a narrower one where half of them are left over."""
+    for slot in range(stack.size):
+        if stack.lanes[slot] is None and waiting:
+            stack.put(slot, waiting[0])
+            waiting.popleft()  # not before it has its place
+    if not waiting and len(stack.running) <= stack.size // 2:
+        return stack.narrowed()  # or half of the work would be for nothing
+    return stack
+
+
+def _one_is_too_many() -> MemoryRanOut:
+    return MemoryRanOut(
+        "batch_size",
+        "memory ran out with one network at a time",
+        "Use a smaller batch or group, or close what else uses the device",
+    )
 
 
 def time_lanes(
@@ -146,24 +172,27 @@ def time_lanes(
     Raises:
         MemoryRanOut: Memory ran out.
     """
-    images = torch.rand(config.batch_size, 1, cnn.image_size, cnn.image_size, device=device)
-    labels = torch.arange(config.batch_size, device=device) % num_classes
+    num = BLOCK * config.batch_size  # as many as a block of steps takes, so that they come from memory as a pool's do
+    images = torch.rand(num, 1, cnn.image_size, cnn.image_size, device=device)
+    labels = torch.arange(num, device=device) % num_classes
     endless = config.model_copy(update={"steps": 2**40, "learning_rate": 1e-6})
-    stack = LaneStack(LanePool(images, labels, cnn, num_classes, endless), num_lanes, form)
-    for slot in range(num_lanes):
-        stack.put(slot, Lane("", 0, len(images), slot))
-
-    def take(steps: int) -> None:
-        if not _run(stack, steps):
-            raise MemoryRanOut("num_lanes", f"memory ran out with {num_lanes}", "Use fewer")
-
-    take(1)
-    steps, block, elapsed = 0, 1, 0.0
-    started = _now(device)
-    while elapsed < seconds:
-        take(block)
-        steps, block = steps + block, min(2 * block, BLOCK)
-        elapsed = _now(device) - started
+    try:
+        stack = LaneStack(LanePool(images, labels, cnn, num_classes, endless), num_lanes, form)
+        for slot in range(num_lanes):
+            stack.put(slot, Lane("", 0, num, slot))
+        stack.run(1)
+        steps, block, elapsed = 0, 1, 0.0
+        started = _now(device)
+        while elapsed < seconds:
+            stack.run(block)
+            steps, block = steps + block, min(2 * block, BLOCK)
+            elapsed = _now(device) - started
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if num_lanes == 1:
+            raise _one_is_too_many() from error
+        raise MemoryRanOut("num_lanes", f"memory ran out with {num_lanes}", "Use fewer") from error
     return steps * num_lanes * config.batch_size / elapsed
 
 
@@ -171,23 +200,6 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _run(stack: LaneStack, steps: int) -> bool:
-    """Take steps; False where memory ran out and fewer lanes may help."""
-    try:
-        stack.run(steps)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if stack.size == 1:
-            raise MemoryRanOut(
-                "batch_size",
-                "memory ran out with one network at a time",
-                "Use a smaller batch or group, or close what else uses the device",
-            ) from error
-        return False
-    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,13 +311,14 @@ class LaneStack:
         """End a training: its classifier."""
         state, pool = self.lanes[slot], self._pool
         assert state is not None
-        self.lanes[slot] = None
-        self._counts[:, slot] = 0
         model = build_classifier(pool.cnn, pool.num_classes, 0).to(pool.images.device)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 weight.copy_(self._weights[name][slot])
-        return finish_training(model, float(state.mean), torch.cat(state.rows), state.lane.count, pool.config)
+        trained = finish_training(model, float(state.mean), torch.cat(state.rows), state.lane.count, pool.config)
+        self.lanes[slot] = None
+        self._counts[:, slot] = 0
+        return trained
 
     def narrowed(self) -> LaneStack:
         """The same with as many slots as trainings are running."""
@@ -410,32 +423,23 @@ def _separate(weights: Mapping[str, Tensor], images: Tensor, kept: Tensor | None
     of_lane = {name: weight.unbind() for name, weight in weights.items()}
     cuda = images.is_cuda
     here = torch.cuda.current_stream(images.device) if cuda else None
-    logits, streams = [], []
-    for lane, shown in enumerate(images.unbind()):
-        own = {name: parts[lane] for name, parts in of_lane.items()}
-        arguments = (shown.contiguous(memory_format=torch.channels_last), None if kept is None else kept[lane])
-        if here is None:
-            logits.append(torch.func.functional_call(like, own, arguments))
-            continue
-        stream = _stream(images.device, lane)
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            logits.append(torch.func.functional_call(like, own, arguments))
-        streams.append(stream)
+    # From 1 on: the stream beside the current one may be the one that this runs on.
+    streams = [side_stream(images.device, 1 + number) for number in range(min(STREAMS, len(images)))] if here else []
     for stream in streams:
         assert here is not None
-        here.wait_stream(stream)
+        stream.wait_stream(here)
+    logits = []
+    try:
+        for lane, shown in enumerate(images.unbind()):
+            own = {name: parts[lane] for name, parts in of_lane.items()}
+            with torch.cuda.stream(streams[lane % STREAMS] if streams else None):
+                arguments = (shown.contiguous(memory_format=torch.channels_last), None if kept is None else kept[lane])
+                logits.append(torch.func.functional_call(like, own, arguments))
+    finally:  # also where memory ran out: a recording cannot end with streams that never came back
+        for stream in streams:
+            assert here is not None
+            here.wait_stream(stream)
     return torch.stack(logits)
-
-
-_streams: dict[tuple[torch.device, int], torch.cuda.Stream] = {}
-
-
-def _stream(device: torch.device, lane: int) -> torch.cuda.Stream:
-    key = (device, lane)
-    if key not in _streams:
-        _streams[key] = torch.cuda.Stream(device)
-    return _streams[key]
 
 
 def _grouped(weights: Mapping[str, Tensor], images: Tensor, kept: Tensor | None, cnn: CnnConfig) -> Tensor:
