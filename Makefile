@@ -11,7 +11,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*) tests/cuda_on_cpu.h t
 # Where the copy has no .git folder, LESIONAUG_COMMIT=<commit> says what it is of.
 PYTHON_GPU ?= $(if $(filter environment command,$(word 1,$(origin PYTHON))),$(PYTHON),$(BIN)/python)
 
-.PHONY: demo test browser test-full lint format bench fuzz gpu clean
+.PHONY: demo test browser test-full lint format bench fuzz gpu gpu-test gpu-bench .gpu-installed clean
 
 $(VENV)/.installed: $(NATIVE) $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -75,10 +75,14 @@ fuzz: $(VENV)/.fuzz
 GPU_TESTS := $(addprefix tests/test_,batches.py cuda.py cuda_tiled.py gradients.py plan.py resample.py \
     training_gpu.py)
 
-# Fails without a GPU. Writes benchmarks/results/<device>.json.
-gpu: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)
+# Fails without a GPU. Writes benchmarks/results/<device>.json. The two halves can be run apart.
+gpu: gpu-test gpu-bench
+
+.gpu-installed: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)
 	$(if $(filter-out $(BIN)/python,$(PYTHON_GPU)),LESIONAUG_ARCHS=native LESIONAUG_CUDA=ON LESIONAUG_EMULATION=ON \
 	    $(PYTHON_GPU) -m pip install -q --no-build-isolation --no-deps -e .)
+
+gpu-test: .gpu-installed
 	LESIONAUG_REQUIRE_CUDA=1 $(PYTHON_GPU) -m pytest -q -m gpu $(GPU_TESTS)
 	for tool in memcheck racecheck initcheck; do \
 	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 LESIONAUG_REQUIRE_CUDA=1 \
@@ -87,6 +91,8 @@ gpu: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(VENV)/.installed)
 	        -k "small or split or bad or far or square or flips or rows" \
 	        -p no:cacheprovider || exit 1; \
 	done
+
+gpu-bench: .gpu-installed
 	$(PYTHON_GPU) -m pytest -q benchmarks -o python_files="bench_*.py" --device cuda -s
 	$(PYTHON_GPU) -m benchmarks.scaling --device cuda
 

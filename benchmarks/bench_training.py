@@ -39,9 +39,10 @@ POOL = 1024  # images
 @pytest.fixture(scope="session")
 def peak(device):
     """FLOP/s of a large matrix product, the limit that floors are named by; in TF32 where convolutions use it."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     a, b = torch.rand(2048, 2048, device=device), torch.rand(2048, 2048, device=device)
-    return 2 * 2048**3 / median_seconds(lambda: a @ b, device, 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cuda.matmul, "allow_tf32", torch.backends.cudnn.allow_tf32)
+        return 2 * 2048**3 / median_seconds(lambda: a @ b, device, 1.0)
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_cnn_step(device, stepped, how):
     stepped(plain_cnn_step(PlainCnn().to(device), batches), CNN_FLOP)
 
 
-@pytest.mark.parametrize("num_lanes", [4, 16, 32])
+@pytest.mark.parametrize("num_lanes", [4, 32])
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("form", LANE_FORMS)
 def test_cnn_lanes(device, stepped, form, precision, num_lanes):

@@ -37,6 +37,10 @@ def main() -> None:
     folds = make_folds(rois, config.folds.num_folds, config.folds.seed)
     (group,) = classic_groups((wanted.group,), folds.num_folds, len(rois), config.plan.n_augmentations)
     size, plan, image = config.cnn.image_size, config.plan, config.image
+    warm_up = {"num_classes": len(rois.classes), "cnn": config.cnn, "seed": 0, "device": wanted.device}
+    for bf16 in (False, True):  # libraries choose their kernels once, and not on the first one's time
+        how = config.classifier.model_copy(update={"steps": 10, "bf16": bf16})
+        train_classifier(torch.rand(64, 1, size, size), torch.arange(64) % len(rois.classes), how, **warm_up)
     correct = torch.zeros(wanted.seeds, 2, dtype=torch.int64)
     seconds = [0.0, 0.0]
     for split in range(folds.num_folds):

@@ -72,8 +72,8 @@ def test_work_goes_to_the_current_stream(setting):
 def test_no_call_waits_for_the_device(setting):
     everything(*setting)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         everything(*setting)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -153,13 +153,16 @@ def test_batches_made_ahead_on_another_stream_equal_those_made_at_once(setting):
     assert torch.equal(next(again)[0], next(ahead)[0])
 
 
+# The profiler of some releases warns of its own defaults.
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.profiler")
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch.profiler")
 def test_a_batch_is_one_launch_and_waits_for_nothing(setting):
     rois, plan, _, _ = setting
     batches = la.AugmentedBatches(rois, plan, batch_size=16, prefetch=False)
     next(batches)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         next(batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
