@@ -83,7 +83,7 @@ gpu: gpu-test gpu-bench
 	    $(PYTHON_GPU) -m pip install -q --no-build-isolation --no-deps -e .)
 
 gpu-test: .gpu-installed
-	LESIONAUG_REQUIRE_CUDA=1 $(PYTHON_GPU) -m pytest -q -m gpu $(GPU_TESTS)
+	LESIONAUG_REQUIRE_CUDA=1 $(PYTHON_GPU) -m pytest -q -rs -m gpu $(GPU_TESTS)
 	for tool in memcheck racecheck initcheck; do \
 	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 LESIONAUG_REQUIRE_CUDA=1 \
 	    compute-sanitizer --error-exitcode 1 --tool $$tool $(PYTHON_GPU) -m pytest -q -m gpu \

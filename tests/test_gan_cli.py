@@ -403,7 +403,7 @@ def wait_for_steps(process: subprocess.Popen, out: Path, least: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.full)])
 @pytest.mark.timeout(900)
 def test_killed_again_and_again(kills: int, store: Path, tmp_path: Path) -> None:
     config = tmp_path / "f.toml"

@@ -79,12 +79,12 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for orphans in /proc")
-def test_killed_twice(store: Path, whole: Path, tmp_path: Path) -> None:
+def test_killed_three_times(store: Path, whole: Path, tmp_path: Path) -> None:
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     run_dir = tmp_path / "killed"
     kills = 0
-    for wanted in (1, 30):  # kill once this many steps are there, in whatever the others are doing
+    for wanted in (1, 15, 30):  # kill once this many steps are there, in whatever the others are doing
         with child(script, store, run_dir) as process:
             while process.poll() is None and len(list(run_dir.glob("*/*/task.json"))) < wanted:
                 time.sleep(0.002)
@@ -96,7 +96,7 @@ def test_killed_twice(store: Path, whole: Path, tmp_path: Path) -> None:
         while not all(gone(pid) for pid in family):
             assert time.monotonic() < deadline, "a worker outlived its run"
             time.sleep(0.05)
-    assert kills == 2
+    assert kills == 3
     with child(script, store, run_dir) as process:
         assert process.wait() == 0
     check_same(run_dir, whole)
