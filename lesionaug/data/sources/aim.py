@@ -13,8 +13,8 @@ from lesionaug.data.margins import polygons_reach_outside, polygons_to_mask
 from lesionaug.data.slices import Finding, Margin, MarginOnSlice, MarginRefused, SourceFile, patient_key
 from lesionaug.data.sources.contours import Reference
 from lesionaug.data.sources.dicom_ct import CtSlice
-from lesionaug.data.sources.dicom_file import reading
 from lesionaug.data.sources.given import Given
+from lesionaug.data.sources.named_margins import Drawn, read_named
 from lesionaug.data.sources.regions import MAX_OUTLINES, Region, circle, ellipse, match_regions, outline
 from lesionaug.data.sources.xml_files import read_xml
 from lesionaug.errors import DataError
@@ -55,45 +55,22 @@ def read_aim(source: SourceFile, given: Given) -> Iterator[Margin]:
         raise DataError(source.name, f"AIM must have the root {' or '.join(ROOTS)}", "Export the annotations again")
     annotations = [root] if root.tag == _ANNOTATION else list(root.iter(_ANNOTATION))
     named = None if given.options.patient_by else _patient(root)
-    num_outlined = 0
-    for number, annotation in enumerate(annotations, 1):
-        given.step(number - 1, len(annotations), "drawing margins")
-        name = _value(annotation, "name")
-        names = _also_named(annotation)
-        where = f"{source.name} annotation {number} '{name[:64]}'"
-        try:
-            with reading(where):
-                if given.leaves_out(name, names):
-                    given.note_left_out(where, source, number)
-                    continue
-                regions, others = _regions(annotation, where)
-                if others:
-                    findings.append(_passed_over(others, where, bool(regions), source, number))
-                if not regions:
-                    num_outlined += bool(others)
-                    continue
-                num_outlined += 1
-                patient = named
-                on_slice, missing = match_regions(regions, given.index, where, patient=patient)
-                entries = _draw(on_slice, where, findings)
-                if patient is None:
-                    patient = _patient_of_slices(on_slice, where)
-        except DataError as error:
-            num_outlined += 1
-            findings.append(Finding.refused(error, source, number))
-            continue
-        yield Margin(
-            source=source,
-            where=where,
-            number=number,
-            key=str(number),
-            name=name,
-            patient=patient,
-            slices=entries,
-            parts_missing=missing,
-            also_named=names,
-        )
-    if not num_outlined:
+
+    def draw_annotation(annotation: Element, number: int, where: str) -> Drawn | None:
+        regions, others = _regions(annotation, where)
+        if others:
+            findings.append(_passed_over(others, where, bool(regions), source, number))
+        if not regions:
+            return None
+        on_slice, missing = match_regions(regions, given.index, where, patient=named)
+        entries = _draw(on_slice, where, findings)
+        return Drawn(entries, missing, _patient_of_slices(on_slice, where) if named is None else named)
+
+    any_margin = yield from read_named(
+        source, given, "annotation", enumerate(annotations, 1),
+        lambda annotation: (_value(annotation, "name"), _also_named(annotation)), draw_annotation,
+    )  # fmt: skip
+    if not any_margin:
         findings.append(Finding("info", source.name, "the annotations hold no outline"))
 
 

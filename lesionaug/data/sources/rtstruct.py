@@ -14,7 +14,7 @@ from lesionaug.data.slices import Finding, Margin, MarginRefused, SourceFile
 from lesionaug.data.sources.contours import Contour, Reference, draw, match
 from lesionaug.data.sources.dicom_file import is_nested, read_dicom, reading, text
 from lesionaug.data.sources.given import Given
-from lesionaug.errors import DataError
+from lesionaug.data.sources.named_margins import Drawn, read_named
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -50,45 +50,21 @@ def read_rtstruct(source: SourceFile, given: Given) -> Iterator[Margin]:
         findings.append(
             Finding("warning", source.name, "the structure set holds no ROI", "Draw the margins, then export it again")
         )
-    for number, roi in rois.items():
-        with_name = f"{source.name} ROI {number}"
-        try:
-            with reading(with_name):
-                name = text(roi, "ROIName")
-                with_name = f"{source.name} ROI {number} '{name}'"
-                if given.leaves_out(name):
-                    given.note_left_out(with_name, source, number)
-                    continue
-                frame = text(roi, "ReferencedFrameOfReferenceUID") or text(dataset, "FrameOfReferenceUID")
-                drawn = _contours(contours.get(number), with_name, findings)
-                if not drawn:
-                    rule = "the ROI has no closed contour, so it is skipped"
-                    findings.append(Finding("warning", with_name, rule, "", "no closed contour", source, number))
-                    continue
-                candidates = given.index.in_frame(frame, series)
-                on_slice, missing = match(
-                    drawn,
-                    candidates,
-                    given.index,
-                    with_name,
-                    findings,
-                    patient=patient,
-                    frame_of_reference=frame,
-                )
-                entries = draw(on_slice, with_name, findings)
-        except DataError as error:
-            findings.append(Finding.refused(error, source, number))
-            continue
-        yield Margin(
-            source=source,
-            where=with_name,
-            number=number,
-            key=str(number),
-            name=name,
-            patient=patient,
-            slices=entries,
-            parts_missing=missing,
+
+    def draw_roi(roi: Dataset, number: int, where: str) -> Drawn | None:
+        frame = text(roi, "ReferencedFrameOfReferenceUID") or text(dataset, "FrameOfReferenceUID")
+        drawn = _contours(contours.get(number), where, findings)
+        if not drawn:
+            rule = "the ROI has no closed contour, so it is skipped"
+            findings.append(Finding("warning", where, rule, "", "no closed contour", source, number))
+            return None
+        candidates = given.index.in_frame(frame, series)
+        on_slice, missing = match(
+            drawn, candidates, given.index, where, findings, patient=patient, frame_of_reference=frame
         )
+        return Drawn(draw(on_slice, where, findings), missing, patient)
+
+    yield from read_named(source, given, "ROI", rois.items(), lambda roi: (text(roi, "ROIName"), ()), draw_roi)
 
 
 def _by_number(

@@ -35,6 +35,7 @@ from lesionaug.data.sources.dicom_ct import (
 )
 from lesionaug.data.sources.dicom_file import numbers, read_dicom, reading, text
 from lesionaug.data.sources.given import Given
+from lesionaug.data.sources.named_margins import Drawn, read_named
 from lesionaug.errors import DataError
 
 if TYPE_CHECKING:
@@ -95,30 +96,15 @@ def read_segmentation(source: SourceFile, given: Given) -> Iterator[Margin]:
         series = {text(item, "SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or []}
         phantom = text(dataset, "Manufacturer") == PHANTOM_MANUFACTURER
         candidates = _Candidates(given.index.in_frame(frame_of_reference, series))
-    for number, (label, codes) in segments.items():
-        with_label = f"{where} segment {number} '{label}'"
-        if given.leaves_out(label, codes):
-            given.note_left_out(with_label, source, number)
-            continue
-        try:
-            with reading(with_label):
-                own = [frame for frame in frames if frame.segment in (None, number)]
-                entries, missing = _place(dataset, kind, number, own, candidates, patient, with_label, given)
-        except DataError as error:
-            given.findings.append(Finding.refused(error, source, number))
-            continue
-        yield Margin(
-            source=source,
-            where=with_label,
-            number=number,
-            key=str(number),
-            name=label,
-            patient=patient,
-            slices=entries,
-            names_its_class=phantom,
-            parts_missing=missing,
-            also_named=codes,
-        )
+
+    def draw_segment(_: object, number: int, with_label: str) -> Drawn:
+        own = [frame for frame in frames if frame.segment in (None, number)]
+        entries, missing = _place(dataset, kind, number, own, candidates, patient, with_label, given)
+        return Drawn(entries, missing, patient)
+
+    yield from read_named(
+        source, given, "segment", segments.items(), lambda names: names, draw_segment, names_its_class=phantom
+    )
 
 
 def _is_background(segment: Dataset) -> bool:

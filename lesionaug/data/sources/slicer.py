@@ -17,6 +17,7 @@ from lesionaug.data.sources.dicom_ct import CtSlice
 from lesionaug.data.sources.dicom_file import reading
 from lesionaug.data.sources.given import Given
 from lesionaug.data.sources.json_files import entries_of, is_number, read_object, shown
+from lesionaug.data.sources.named_margins import Drawn, read_named
 from lesionaug.data.sources.regions import MAX_OUTLINES, outline
 from lesionaug.errors import DataError
 
@@ -66,35 +67,16 @@ def read_slicer(source: SourceFile, given: Given) -> Iterator[Margin]:
         findings.append(Finding("info", source.name, "the file holds no closed curve"))
         return
     candidates = _series_beside(source, given.slices)
-    for done, (number, markup) in enumerate(curves):
-        given.step(done, len(curves), "drawing margins")
-        name, names = _names(markup, source)
-        where = f"{source.name} markup {number} '{name[:64]}'"
-        try:
-            with reading(where):
-                if given.leaves_out(name, names):
-                    given.note_left_out(where, source, number)
-                    continue
-                points = _points_mm(markup, where, findings)
-                patient = candidates[0].patient
-                contours = [Contour(points)]
-                on_slice, missing = match(contours, candidates, given.index, where, findings, patient=patient)
-                entries = draw(on_slice, where, findings)
-                _note_smooth(points, min(candidates[0].spacing_mm), where, findings)
-        except DataError as error:
-            findings.append(Finding.refused(error, source, number))
-            continue
-        yield Margin(
-            source=source,
-            where=where,
-            number=number,
-            key=str(number),
-            name=name,
-            patient=patient,
-            slices=entries,
-            parts_missing=missing,
-            also_named=names,
-        )
+    patient = candidates[0].patient
+
+    def draw_curve(markup: dict[str, Any], number: int, where: str) -> Drawn:
+        points = _points_mm(markup, where, findings)
+        on_slice, missing = match([Contour(points)], candidates, given.index, where, findings, patient=patient)
+        entries = draw(on_slice, where, findings)
+        _note_smooth(points, min(candidates[0].spacing_mm), where, findings)
+        return Drawn(entries, missing, patient)
+
+    yield from read_named(source, given, "markup", curves, lambda markup: _names(markup, source), draw_curve)
 
 
 def _series_beside(source: SourceFile, slices: Sequence[CtSlice]) -> list[CtSlice]:

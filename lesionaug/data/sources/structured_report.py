@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lesionaug.data.slices import Finding, Margin, MarginOnSlice, MarginRefused, SourceFile
+from lesionaug.data.slices import Finding, Margin, MarginRefused, SourceFile
 from lesionaug.data.sources.contours import Contour, Reference, draw, draw_as_stored, match
 from lesionaug.data.sources.dicom_ct import LABEL_MAP_SEGMENTATION, SEGMENTATION
 from lesionaug.data.sources.dicom_file import EXPORT_AGAIN, read_dicom, reading, text
 from lesionaug.data.sources.given import Given
+from lesionaug.data.sources.named_margins import Drawn, read_named
 from lesionaug.data.sources.regions import MAX_OUTLINES, Region, circle, ellipse, match_regions, outline
 from lesionaug.errors import DataError
 
@@ -73,39 +74,17 @@ def read_structured_report(source: SourceFile, given: Given) -> Iterator[Margin]
     if num_outside:
         rule = f"{num_outside} regions lie outside of any measurement group: passed over"
         findings.append(Finding("warning", source.name, rule, "Export them as measurement groups (TID 1500)"))
-    num_outlined = 0
-    for done, same in enumerate(lesions):
-        given.step(done, len(lesions), "drawing margins")
+
+    def names_of(same: list[_Group]) -> tuple[str, tuple[str, ...]]:
         first = same[0]
-        name = first.tracking or next(iter(first.names), "")
-        names = tuple(dict.fromkeys(first.names))
-        where = f"{source.name} group {first.number} '{name[:64]}'"
-        try:
-            with reading(where):
-                if given.leaves_out(name, names):
-                    given.note_left_out(where, source, first.number)
-                    continue
-                drawn = _read_outlines(same, dataset, where, given, source)
-                if drawn is None:
-                    continue
-                num_outlined += 1
-                entries, missing = _place(drawn, series, patient, where, given)
-        except DataError as error:
-            num_outlined += 1
-            findings.append(Finding.refused(error, source, first.number))
-            continue
-        yield Margin(
-            source=source,
-            where=where,
-            number=first.number,
-            key=str(first.number),
-            name=name,
-            patient=patient,
-            slices=entries,
-            parts_missing=missing,
-            also_named=names,
-        )
-    if not num_outlined:
+        return first.tracking or next(iter(first.names), ""), tuple(dict.fromkeys(first.names))
+
+    def draw_lesion(same: list[_Group], _: int, where: str) -> Drawn | None:
+        outlines = _read_outlines(same, dataset, where, given, source)
+        return None if outlines is None else _place(outlines, series, patient, where, given)
+
+    numbered = [(same[0].number, same) for same in lesions]
+    if not (yield from read_named(source, given, "group", numbered, names_of, draw_lesion)):
         findings.append(Finding("info", source.name, "the report holds no planar contour"))
 
 
@@ -296,9 +275,7 @@ def _item_at(root: Dataset, place: NDArray[np.int64]) -> Dataset | None:
     return item
 
 
-def _place(
-    drawn: _Outlines, series: set[str], patient: str, where: str, given: Given
-) -> tuple[list[MarginOnSlice], int]:
+def _place(drawn: _Outlines, series: set[str], patient: str, where: str, given: Given) -> Drawn:
     """The masks of a lesion on the slices here, and how many of its outlines lie on none."""
     if drawn.on_images and drawn.in_space:
         rule = "a lesion must be drawn in pixels of images or in millimetres, this one has both"
@@ -306,7 +283,7 @@ def _place(
     if drawn.on_images:
         on_slice, missing = match_regions(drawn.on_images, given.index, where, patient=patient)
         polygons = {chosen: [region.points for region in regions] for chosen, regions in on_slice.items()}
-        return draw_as_stored(polygons, "pixel_edge", where, given.findings), missing
+        return Drawn(draw_as_stored(polygons, "pixel_edge", where, given.findings), missing, patient)
     frames = {frame for frame, _ in drawn.in_space}
     if len(frames) != 1 or "" in frames:
         rule = f"outlines in millimetres must name one frame of reference, these name {len(frames - {''})}"
@@ -322,4 +299,4 @@ def _place(
         patient=patient,
         frame_of_reference=frame,
     )
-    return draw(found, where, given.findings), missing
+    return Drawn(draw(found, where, given.findings), missing, patient)
