@@ -9,7 +9,8 @@ import torch
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.store import save_rois
 from lesionaug.data.synthetic import SyntheticRois, save_synthetic
-from lesionaug.study.design import NewStudy, StudyOptions, make_study
+from lesionaug.study.design import NewStudy, make_study
+from lesionaug.study.options import StudyOptions
 from tests.runs import make_rois
 
 

@@ -20,7 +20,8 @@ import torch
 
 from lesionaug.data.provenance import Provenance
 from lesionaug.data.synthetic import SyntheticRois, save_synthetic
-from lesionaug.study.design import CONSENT_TEXT, StudyOptions, make_study
+from lesionaug.study.design import make_study
+from lesionaug.study.options import CONSENT_TEXT, StudyOptions
 from tests.runs import make_rois, make_store
 
 playwright = pytest.importorskip("playwright.sync_api")

@@ -28,9 +28,11 @@ from lesionaug.errors import ConfigError, DataError
 from lesionaug.experiment import paper
 from lesionaug.experiment.config import ImageConfig
 from lesionaug.study import design as design_module
-from lesionaug.study.design import StudyOptions, consent_of, make_study
+from lesionaug.study import images as images_module
+from lesionaug.study.design import make_study
 from lesionaug.study.encoding import EDGE_LEVELS, encoding_check, num_levels, quantise
 from lesionaug.study.files import Study, Truth, load_study, load_truth
+from lesionaug.study.options import StudyOptions, consent_of
 from lesionaug.study.orders import LONGEST_RUN, REPEAT_GAP, arrange, spread
 from tests.runs import make_rois, make_store
 from tests.studies import make_stores, make_synthetic, small_study
@@ -254,7 +256,7 @@ def test_a_run_gives_images_of_all_its_splits(tmp_path, monkeypatch) -> None:
     )  # fmt: skip
     (tmp_path / "run" / "run.json").touch()
     (tmp_path / "run" / "models").mkdir()
-    monkeypatch.setattr(design_module, "load_run", lambda path: run)
+    monkeypatch.setattr(images_module, "load_run", lambda path: run)
     warnings: list[str] = []
 
     def sources(name: str, **options) -> Counter:

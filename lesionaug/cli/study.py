@@ -61,7 +61,8 @@ def new(
         title: Shown to readers.
         truth: Where to write the truth; not into the study's folder.
     """
-    from lesionaug.study.design import StudyOptions, consent_of, count_lines, make_study
+    from lesionaug.study.design import count_lines, make_study
+    from lesionaug.study.options import StudyOptions, consent_of
 
     chosen = StudyOptions(
         preset=preset, num_real=real, num_synthetic=fake, num_practice=practice, repeats=repeats, order=order,
