@@ -26,7 +26,7 @@ from lesionaug.experiment.protocol import STAGES, plan_steps, task_name
 from lesionaug.experiment.results import RunResults, load_run
 from lesionaug.experiment.run import run_experiment
 from lesionaug.experiment.seeds import derive_seed
-from lesionaug.experiment.steps import Workshop
+from lesionaug.experiment.workshop import Workshop
 from lesionaug.training.bovw import load_bovw, predict_bovw
 from lesionaug.training.classifier import load_classifier
 from lesionaug.training.synthesis import class_probabilities, load_gan

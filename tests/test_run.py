@@ -27,7 +27,7 @@ from lesionaug.experiment.groups import classic_groups
 from lesionaug.experiment.results import load_config, load_run
 from lesionaug.experiment.run import run_experiment
 from lesionaug.experiment.seeds import check_split, derive_seed
-from lesionaug.experiment.steps import Workshop
+from lesionaug.experiment.workshop import Workshop
 from lesionaug.training.classifier import load_classifier, predict_probabilities
 from lesionaug.training.lane_choice import LaneChoice
 from tests.runs import NUM_LESIONS, classic_only, make_store, predictions

@@ -1,6 +1,7 @@
 """The whole protocol of the paper as a list of steps: what each one is, what it needs, and what decides its result.
 
-Nothing is computed here. steps.py carries a step out, graph.py says which are done, schedule.py runs the rest.
+Nothing is computed here. steps.py carries a step out, workshop.py commits it, graph.py says which are done, schedule.py
+runs the rest.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from lesionaug.errors import ConfigError, DataError, LesionaugError
 from lesionaug.experiment.config import RunConfig, RunFoldsConfig, difference, preset
 from lesionaug.experiment.graph import check_configuration, committed
 from lesionaug.experiment.machine import check_versions, cpu_model, device_name, num_cores, resolve_device
+from lesionaug.experiment.materials import WORKING
 from lesionaug.experiment.protocol import FOLDERS, STAGES, Step, describe, plan_steps, with_needs
 from lesionaug.experiment.results import (
     RUN_SCHEMA,
@@ -34,8 +35,8 @@ from lesionaug.experiment.results import (
     make_ground,
 )
 from lesionaug.experiment.schedule import bundles, connected, run_here, run_in_processes, run_on_cluster
-from lesionaug.experiment.steps import WORKING, Workshop
 from lesionaug.experiment.workers import as_task_failed
+from lesionaug.experiment.workshop import Workshop
 from lesionaug.training.classifier import Progress
 from lesionaug.training.lane_choice import fastest_lanes
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from lesionaug.errors import ConfigError, EnvironmentProblem, LesionaugError, TaskFailed
 from lesionaug.experiment.protocol import Step, describe
-from lesionaug.experiment.steps import Workshop
 from lesionaug.experiment.workers import Processes, as_task_failed
+from lesionaug.experiment.workshop import Workshop
 from lesionaug.training.device import is_out_of_memory
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lesionaug.errors import LesionaugError, TaskFailed
 from lesionaug.experiment.protocol import Step, describe
-from lesionaug.experiment.steps import Workshop
+from lesionaug.experiment.workshop import Workshop
 from lesionaug.training.classifier import Progress
 from lesionaug.training.device import is_out_of_memory
 
