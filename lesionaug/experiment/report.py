@@ -17,7 +17,8 @@ from lesionaug.augment.sheet import banner
 from lesionaug.data.files import write_json_atomic, write_text_atomic
 from lesionaug.experiment import paper
 from lesionaug.experiment.checklist import checklist
-from lesionaug.experiment.numbers import Number, ReportNumbers, collect_numbers, key_part
+from lesionaug.experiment.counts import Number, key_part
+from lesionaug.experiment.numbers import ReportNumbers, collect_numbers
 from lesionaug.experiment.pictures import GAN_NAMES, REDUCED_GANS, reduced_gans, write_pictures
 from lesionaug.experiment.protocol import FOLDERS, STAGES
 from lesionaug.experiment.readings import readings, show_value

@@ -17,6 +17,7 @@ from lesionaug.augment.sheet import show_window
 from lesionaug.data.files import write_bytes_atomic
 from lesionaug.data.own_files import parse_json
 from lesionaug.experiment import paper
+from lesionaug.experiment.counts import Models, key_part
 from lesionaug.experiment.figures import (
     ConfusionPanel,
     LearningCurve,
@@ -26,7 +27,7 @@ from lesionaug.experiment.figures import (
     learning_figure,
 )
 from lesionaug.experiment.gan_figures import curves_figure
-from lesionaug.experiment.numbers import Method, Models, ReportNumbers, key_part
+from lesionaug.experiment.numbers import Method, ReportNumbers
 from lesionaug.experiment.pictures import GAN_NAMES, REDUCED_GANS, file_name, read_pictures, reduced_gans
 from lesionaug.experiment.protocol import gan_names, map_name, memorisation_name
 from lesionaug.experiment.protocol_figures import (

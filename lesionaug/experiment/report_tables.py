@@ -11,7 +11,8 @@ from typing import Any
 from lesionaug.augment.sheet import banner
 from lesionaug.data.files import write_text_atomic
 from lesionaug.experiment import paper
-from lesionaug.experiment.numbers import MEMORISATION, Models, ReportNumbers, group_key, key_part
+from lesionaug.experiment.counts import MEMORISATION, Models, key_part
+from lesionaug.experiment.numbers import ReportNumbers, group_key
 from lesionaug.experiment.results import RunResults
 
 _RATES = ("accuracy", "accuracy.low", "accuracy.high")
