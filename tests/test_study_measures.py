@@ -303,3 +303,21 @@ def test_readers_of_different_images_are_averaged_one_by_one() -> None:
     assert found.value == pytest.approx(np.mean(singles))
     constant = ReaderRatings(halves[0], np.full(20, 5), np.full(20, True))
     assert measures.pooled_detection(alone(real), [*readers, constant])["auc"] is None
+
+
+@pytest.mark.parametrize("answers", ["all real", "real ones right"])
+def test_a_reader_of_one_answer_leaves_the_mean_without_bounds(answers: str) -> None:
+    """Every draw repeats that answer: an interval of them would be that of the other reader alone, and too narrow."""
+    real = np.arange(60) % 2 == 0
+    items = np.arange(60)
+    ratings = simulated(np.random.default_rng(1), real)
+    sure = np.full(60, True) if answers == "all real" else real | (ratings >= 4)
+    readers = [ReaderRatings(items, ratings, ratings >= 4), ReaderRatings(items, ratings, sure)]
+    found = measures.pooled_detection(alone(real), readers)
+    for name in ("d_prime", "criterion"):
+        estimate = found[name]
+        assert estimate is not None
+        assert np.isfinite(estimate.value)
+        assert np.isnan([estimate.low, estimate.high]).all()
+    assert found["specificity"] is not None
+    assert np.isfinite(found["specificity"].low)

@@ -244,7 +244,8 @@ def pooled_detection(
 
     Returns:
         "sensitivity", "specificity", "balanced_accuracy", "d_prime", "criterion", "auc"; the area None where a
-        reader's ratings are all equal. Nothing without readers.
+        reader's ratings are all equal, d' and criterion without bounds (NaN) where a reader gave all images of an
+        origin one answer. Nothing without readers.
     """
     from scipy.stats import norm
 
@@ -269,7 +270,18 @@ def pooled_detection(
             "auc": area_of_counts(*area_counts) if levels > 1 else np.full(len(drawn), np.nan),
         }
 
-    return _pooled(readers, weights, lambda reader: reader.items, measured, seed)
+    found = _pooled(readers, weights, lambda reader: reader.items, measured, seed)
+    if any(_says_one_thing(cases, reader) for reader in readers):
+        for name in ("d_prime", "criterion"):
+            estimate = found[name]
+            found[name] = None if estimate is None else Estimate(estimate.value, float("nan"), float("nan"))
+    return found
+
+
+def _says_one_thing(cases: Cases, reader: ReaderRatings) -> bool:
+    """Whether a reader gave all images of an origin one answer: every draw repeats it, though it is no certainty."""
+    real = cases.real[reader.items]
+    return any(np.unique(reader.called_real[real == kind]).size == 1 for kind in (True, False))
 
 
 def pooled_class_accuracy(
