@@ -28,6 +28,10 @@ def pids(shared, step):
     yield os.getpid()
 
 
+def reads(name, shared, step):
+    yield Path(name).read_text()
+
+
 def sleeps(seconds, shared, step):
     yield "before"
     time.sleep(seconds)
@@ -283,3 +287,20 @@ def test_workers_end_with_their_parent_and_ctrl_c_makes_no_noise_but_its_own(tmp
         process.kill()
     assert gone(worker, 10)
     assert err.count("Traceback") == (1 if number == signal.SIGINT else 0)
+
+
+def test_relative_paths_are_those_of_the_current_folder(tmp_path, monkeypatch):
+    """Also where a worker has waited since we were in another one."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        monkeypatch.chdir(tmp_path / name)
+        with Guard(1) as guard:
+            (outcome,) = guard.run([Job("file", reads, ("file",))], lambda *_: None, "")
+        assert (outcome.error, outcome.results) == (None, [name])
+    monkeypatch.chdir(tmp_path / "first")
+    (tmp_path / "first" / "file").unlink()
+    (tmp_path / "first").rmdir()  # the current folder is gone: absolute paths are read all the same
+    with Guard(1) as guard:
+        (outcome,) = guard.run([Job("file", reads, (str(tmp_path / "second" / "file"),))], lambda *_: None, "")
+    assert outcome.results == ["second"]

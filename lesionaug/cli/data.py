@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,38 +26,15 @@ _Number = Annotated[float | None, Parameter(allow_leading_hyphen=True)]
 _Flag = Annotated[bool, Parameter(negative=())]
 
 
-def import_(
-    source: Path,
-    out: Path,
-    /,
-    *,
-    labels: Path | None = None,
-    label_map: _Many = None,
-    format: str | None = None,
-    hu_offset: _Number = None,
-    spacing: str | None = None,
-    pictures: Path | None = None,
-    image: Path | None = None,
-    every_slice: _Flag = False,
-    pixel_edge: _Flag = False,
-    trust_voxels: _Flag = False,
-    patient_by: str | None = None,
-    patient_aliases: Path | None = None,
-    pseudonym_key: Path | None = None,
-    allow_burned_in: _Many = None,
-    skip_faulty: _Flag = False,
-) -> None:
-    """Import CT slices with lesion margins into a ROI store.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a source is read; the options that `import` and `check` share.
 
-    A folder, or one file with margins (its pictures lie where it says, or below its folder). docs/import.md lists the
-    formats. A source with any fault is refused whole; `data check` lists all of them.
-
-    Args:
-        source: Folder or file to import.
-        out: Folder to create: manifest, pixels, import_report.csv, contact_sheet.png.
+    Attributes:
         labels: CSV with the columns patient_id, label and, if wanted, lesion_id; for DeepLesion, LesaNet's JSON.
         label_map: NAME=CLASS for a ROI name, segment label, code, folder name, label value or table label; repeatable.
-            * and ? match as in a shell; NAME=- leaves those lesions out, *=- all that no other rule fits. With
+            NAME may hold * and ? as in a shell; NAME=- leaves those lesions out, *=- all that no other rule fits. With
             LesaNet's JSON, NAME is one of its terms (cyst, hemangioma and metastasis if not given).
         format: The one format to read where a folder holds several, for example rtstruct.
         hu_offset: Added to the values of PNG images to give HU, for example -32768.
@@ -69,32 +47,75 @@ def import_(
         trust_voxels: Take a NIfTI image and its mask as one grid as stored, whatever their affines say.
         patient_by: DICOM keyword or table column that tells patients apart; PatientID or patient_id if not given.
         patient_aliases: CSV with patient_id,same_as for persons under several ids.
+        allow_burned_in: File, or pattern of files, whose burned-in text you have looked at; repeatable.
+    """
+
+    labels: Path | None = None
+    label_map: _Many = None
+    format: str | None = None
+    hu_offset: _Number = None
+    spacing: str | None = None
+    pictures: Path | None = None
+    image: Path | None = None
+    every_slice: _Flag = False
+    pixel_edge: _Flag = False
+    trust_voxels: _Flag = False
+    patient_by: str | None = None
+    patient_aliases: Path | None = None
+    allow_burned_in: _Many = None
+
+    def options(self, *, skip_faulty: bool = False, pseudonym_key: Path | None = None) -> ImportOptions:
+        """As the importer takes them."""
+        from lesionaug.data.options import ImportOptions
+
+        return ImportOptions(
+            format=self.format,
+            labels=self.labels,
+            label_map=tuple(self.label_map or ()),
+            hu_offset=self.hu_offset,
+            spacing_mm=_spacing(self.spacing),
+            every_slice=self.every_slice,
+            pixel_edge=self.pixel_edge,
+            trust_voxels=self.trust_voxels,
+            image=self.image,
+            pictures=self.pictures,
+            patient_by=self.patient_by,
+            patient_aliases=self.patient_aliases,
+            allow_burned_in=tuple(self.allow_burned_in or ()),
+            skip_faulty=skip_faulty,
+            pseudonym_key=pseudonym_key,
+        )
+
+
+_AS_IT_IS = Reading()
+
+
+def import_(
+    source: Path,
+    out: Path,
+    /,
+    *,
+    reading: Reading = _AS_IT_IS,
+    pseudonym_key: Path | None = None,
+    skip_faulty: _Flag = False,
+) -> None:
+    """Import CT slices with lesion margins into a ROI store.
+
+    A folder, or one file with margins (its pictures lie where it says, or below its folder). docs/import.md lists the
+    formats. A source with any fault is refused whole; `data check` lists all of them.
+
+    Args:
+        source: Folder or file to import.
+        out: Folder to create: manifest, pixels, import_report.csv, contact_sheet.png.
+        reading: See `Reading`.
         pseudonym_key: File with the secret that pseudonyms are made with; made if it is not there. If not given, your
             own in ~/.config/lesionaug.
-        allow_burned_in: File, or pattern of files, whose burned-in text you have looked at; repeatable.
         skip_faulty: Leave faulty files and lesions out instead of refusing the source.
     """
     from lesionaug.cli.progress import progress
     from lesionaug.data.importer import SourceRefused, import_source
-    from lesionaug.data.options import ImportOptions
 
-    options = ImportOptions(
-        format=format,
-        labels=labels,
-        label_map=tuple(label_map or ()),
-        hu_offset=hu_offset,
-        spacing_mm=_spacing(spacing),
-        every_slice=every_slice,
-        pixel_edge=pixel_edge,
-        trust_voxels=trust_voxels,
-        image=image,
-        pictures=pictures,
-        patient_by=patient_by,
-        patient_aliases=patient_aliases,
-        allow_burned_in=tuple(allow_burned_in or ()),
-        skip_faulty=skip_faulty,
-        pseudonym_key=pseudonym_key,
-    )
+    options = reading.options(skip_faulty=skip_faulty, pseudonym_key=pseudonym_key)
     try:
         with progress("Importing") as step:
             report = import_source(source, out, options, step)
@@ -105,65 +126,20 @@ def import_(
     _print_report(report, options)
 
 
-def check(
-    source: Path,
-    /,
-    *,
-    labels: Path | None = None,
-    label_map: _Many = None,
-    format: str | None = None,
-    hu_offset: _Number = None,
-    spacing: str | None = None,
-    pictures: Path | None = None,
-    image: Path | None = None,
-    every_slice: _Flag = False,
-    pixel_edge: _Flag = False,
-    trust_voxels: _Flag = False,
-    patient_by: str | None = None,
-    patient_aliases: Path | None = None,
-    allow_burned_in: _Many = None,
-) -> int:
+def check(source: Path, /, *, reading: Reading = _AS_IT_IS) -> int:
     """List every fault of a source and write nothing; exit code 0 without an error, 3 with any.
 
     Args:
         source: Folder or file to check.
-        labels: As for import.
-        label_map: As for import.
-        format: As for import.
-        hu_offset: As for import.
-        spacing: As for import.
-        pictures: As for import.
-        image: As for import.
-        every_slice: As for import.
-        pixel_edge: As for import.
-        trust_voxels: As for import.
-        patient_by: As for import.
-        patient_aliases: As for import.
-        allow_burned_in: As for import.
+        reading: See `Reading`.
     """
     from lesionaug.cli.progress import progress
     from lesionaug.data.collect import NOTHING_TO_IMPORT
     from lesionaug.data.importer import check_source
-    from lesionaug.data.options import ImportOptions
     from lesionaug.errors import DataError
 
-    options = ImportOptions(
-        format=format,
-        labels=labels,
-        label_map=tuple(label_map or ()),
-        hu_offset=hu_offset,
-        spacing_mm=_spacing(spacing),
-        every_slice=every_slice,
-        pixel_edge=pixel_edge,
-        trust_voxels=trust_voxels,
-        image=image,
-        pictures=pictures,
-        patient_by=patient_by,
-        patient_aliases=patient_aliases,
-        allow_burned_in=tuple(allow_burned_in or ()),
-    )
     with progress("Checking") as step:
-        findings = check_source(source, options, step)
+        findings = check_source(source, reading.options(), step)
     _print_findings(findings, sys.stdout, most=None)
     errors, warnings = (sum(f.severity == severity for f in findings) for severity in ("error", "warning"))
     outcome = "this source is refused" if errors else "ready to import"

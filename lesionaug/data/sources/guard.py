@@ -88,6 +88,7 @@ class _Worker:
     cpu_s: float = 0.0  # used when it was last heard of
     patience: int = 0
     parent: int = field(default_factory=os.getpid)
+    folder: str = ""  # that it works in
 
     def send(self, *message: Any) -> None:
         self.connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
@@ -198,6 +199,10 @@ class Guard:
         worker.job, worker.begun = index, False
         worker.heard(job.silence_s + _START_S)
         with contextlib.suppress(OSError):  # one that is dead already is found so when it is listened to
+            folder = _here()
+            if worker.folder != folder:  # paths may be relative, and it may have waited since we were elsewhere
+                worker.send("folder", folder)
+                worker.folder = folder
             if worker.shared_version != self._shared_version:
                 worker.send("share", self._shared)
                 worker.shared_version = self._shared_version
@@ -299,6 +304,14 @@ _waiting: list[_Worker] = []  # workers that no guard has
 _versions = itertools.count(1)  # of what guards share, over all guards: a worker that waited has an older one
 
 
+def _here() -> str:
+    """The current folder, '' where it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 def _environment() -> dict[str, str]:
     """A worker's: what we can import, it can, and it computes on one thread."""
     folders = [entry or os.getcwd() for entry in sys.path]
@@ -344,6 +357,10 @@ def work() -> None:
             kind, content = pickle.loads(connection.recv_bytes())  # from the parent, which we are a part of
             if kind == "share":
                 shared = content
+                continue
+            if kind == "folder":
+                with contextlib.suppress(OSError):
+                    os.chdir(content)
                 continue
             silence_s[0] = content.silence_s
             connection.send(("begun", None))
