@@ -171,6 +171,14 @@ def test_every_error_has_its_exit_code_and_one_line(monkeypatch, capsys, error, 
     assert run([], capsys) == (code, "", "error: slice.dcm: must hold pixels. Export it again.\n")
 
 
+def test_names_of_others_reach_the_terminal_on_one_line_of_text(monkeypatch, capsys):
+    def broken():
+        raise DataError("b\udcff.dcm", "ROI 'A\x1b[31mB\nerror: C\ud800\u202eé' must be closed", "Close it")
+
+    monkeypatch.setattr(cli, "build_app", broken)
+    assert run([], capsys)[2] == "error: b?.dcm: ROI 'A?[31mB?error: C??é' must be closed. Close it\n"
+
+
 def test_a_missing_extra_is_named_with_its_fix(monkeypatch, capsys):
     def lacking():
         raise ModuleNotFoundError("No module named 'pydicom'", name="pydicom")

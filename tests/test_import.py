@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import hmac
+import json
 import os
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from lesionaug.data.contact_sheet import draw_contact_sheet
 from lesionaug.data.importer import SourceRefused, check_source, import_source
 from lesionaug.data.margins import worst_outside_fraction
 from lesionaug.data.options import ImportOptions
+from lesionaug.data.patients import Aliases
+from lesionaug.data.slices import patient_key
 from lesionaug.data.sources import find
 from lesionaug.data.sources.guard import Guard
 from lesionaug.data.store import load_rois, manifest_sha256, read_manifest
@@ -159,6 +163,37 @@ def test_one_person_under_two_ids_by_an_alias_table(cohort, tmp_path):
     rois = load_rois(import_source(cohort, tmp_path / "rois", options).path)
     assert len(set(rois.patient_ids)) == 1
     assert sorted(rois.classes[label] for label in rois.labels) == ["cyst"] * 3 + ["metastasis"]
+
+
+def test_an_id_is_one_however_it_is_written(tmp_path):
+    name = "Jos\u00e9 M\u00fcller-\u00c51"
+    written = [name, unicodedata.normalize("NFD", name), "JOS\u00c9\u00a0\u00a0M\u00fc\u200bller-\uff21\u030a1 "]
+    assert len({patient_key(one) for one in (*written, *map(patient_key, written))}) == 1
+    assert patient_key("M\u00fcller-1") != patient_key("Muller-1")
+    assert patient_key("\u200b \ufeff") == ""
+    for number, one in enumerate(written[:2]):
+        patient(tmp_path / "dicom" / str(number), "x", {1: "roi"}, seed=number)
+        for path in (tmp_path / "dicom" / str(number)).iterdir():
+            ds = pydicom.dcmread(path)
+            ds.SpecificCharacterSet, ds.PatientID = "ISO_IR 192", one
+            ds.save_as(path)
+    (tmp_path / "labels.csv").write_text(f"patient_id,label\n{written[2]},cyst\n", encoding="utf-8")
+    options = ImportOptions(labels=tmp_path / "labels.csv")
+    report = import_source(tmp_path / "dicom", tmp_path / "one", options)
+    assert (report.num_lesions, report.num_patients, report.class_counts) == (2, 1, {"cyst": (2, 1)})
+    aliases = tmp_path / "aliases.csv"
+    aliases.write_text(f"patient_id,same_as\n{written[2]},Bob\n", encoding="utf-8")
+    assert Aliases.read(aliases).of(patient_key(written[1])) == "bob"
+    table = tmp_path / "table"
+    table.mkdir()
+    rows = ["image,patient_id,polygon_xy,row_spacing_mm,col_spacing_mm"]
+    for number, one in enumerate(written):
+        picture = hu_picture(number).astype(np.int32) + 32768
+        Image.fromarray(picture.astype(np.uint16)).save(table / f"{number}.png")
+        rows.append(f'{number}.png,{one},"20,20 40,20 40,40",1,1')
+    (table / "t.csv").write_text("\n".join(rows), encoding="utf-8")
+    options = ImportOptions(isolate=False, hu_offset=-32768.0)
+    assert import_source(table, tmp_path / "two", options).num_patients == 1
 
 
 @pytest.mark.parametrize(
@@ -515,6 +550,30 @@ def test_the_command_line(cohort, tmp_path, capsys):
     assert code == 3
     assert "Traceback" not in err
     assert run(capsys, "data", "import", cohort, tmp_path / "other", "--label-map", "x")[0] == 2
+
+
+def test_findings_show_names_of_others_as_text_and_the_store_holds_none(tmp_path, capsys):
+    source = tmp_path / "source"
+    patient(source, "Ann", {})
+    rois = {
+        1: ("A", [contour(circle_mm(40, 30, 8, 5))]),
+        2: ("A\x1b[31mB\nC", [contour(circle_mm(40, 30, 8, 500))]),
+    }
+    write(rtstruct_dataset(rois, frame="1.2.3.1", patient="Ann"), source / "RS.dcm")
+    (source / os.fsdecode(b"b\xff.dcm")).write_bytes(b"broken")
+    points = [{"position": list(map(float, point))} for point in circle_mm(40, 30, 8, 500)]
+    curve = {"type": "ClosedCurve", "coordinateSystem": "LPS", "name": "\ud800x", "controlPoints": points}
+    (source / "a.mrk.json").write_text(json.dumps({"markups": [curve]}))
+    code, out, _ = run(capsys, "data", "check", source)  # capsys takes no surrogates
+    assert code == 3
+    assert "error: b?.dcm: " in out
+    assert "warning: a.mrk.json" in out
+    assert "'A?[31mB?C'" in out
+    assert all(character.isprintable() for line in out.split("\n") for character in line)
+    code, out, _ = run(capsys, "data", "import", source, tmp_path / "rois", "--skip-faulty")
+    assert code == 0
+    rows = list(csv.DictReader((tmp_path / "rois" / "import_report.csv").read_text(encoding="utf-8").splitlines()))
+    assert sorted(row["taken"] for row in rows) == ["no", "no", "yes"]
 
 
 def test_a_negative_offset_is_no_option(tmp_path, capsys):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lesionaug import __version__
+from lesionaug.cli.console import printable
 from lesionaug.errors import EnvironmentProblem, LesionaugError
 
 if TYPE_CHECKING:
@@ -67,5 +68,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(exit_code)

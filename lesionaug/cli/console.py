@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Text of others on one line: "?" for what does not print (escapes, line breaks, bytes that are no text)."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def say(text: str) -> None:
     """Print a line as it is, however long."""
     from rich.console import Console

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from lesionaug.cli.console import printable
+
 if TYPE_CHECKING:
     from lesionaug.data.importer import ImportReport
     from lesionaug.data.options import ImportOptions
@@ -181,7 +183,7 @@ def _print_findings(findings: Sequence[Finding], stream: object, most: int | Non
         for finding in own:
             said[finding.rule, finding.fix] += 1
             if most is None or (shown < most and said[finding.rule, finding.fix] <= _MOST_ALIKE):
-                print(f"{severity}: {finding}", file=stream)  # type: ignore[call-overload]
+                print(f"{severity}: {printable(str(finding))}", file=stream)  # type: ignore[call-overload]
                 shown += 1
         if shown < len(own):
             print(f"{severity}: ... and {len(own) - shown} more (`lesionaug data check` shows them)", file=stream)  # type: ignore[call-overload]
@@ -203,15 +205,15 @@ def _print_report(report: ImportReport, options: ImportOptions) -> None:
         table.add_row(escape(name) or "unlabelled", str(lesions), str(patients))
     Console(file=sys.stdout, soft_wrap=True).print(table)
     if report.num_skipped:
-        print(f"not taken: {report.num_skipped} margins, with reasons in {report.report}")
+        print(printable(f"not taken: {report.num_skipped} margins, with reasons in {report.report}"))
     if report.kind != "phantom":
         from lesionaug.data.patients import default_key_path
 
         key = options.pseudonym_key or default_key_path()
         made = "a new key, made at" if report.new_key else "the key"
-        print(f"patients go by pseudonyms made with {made} {key}: keep it, and keep it from others")
-    print(f"store: {report.path}")
-    print(f"look at the margins: {report.sheet}")
+        print(printable(f"patients go by pseudonyms made with {made} {key}: keep it, and keep it from others"))
+    print(printable(f"store: {report.path}"))
+    print(printable(f"look at the margins: {report.sheet}"))
 
 
 def folds(
@@ -263,7 +265,7 @@ def folds(
     print(f"{num_folds} folds, seed {seed}, SHA-256 {made.sha256}")
     if out is not None:
         made.save(out)
-        print(f"folds: {out}")
+        print(printable(f"folds: {out}"))
 
 
 def register(app: App) -> None:

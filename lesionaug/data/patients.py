@@ -155,7 +155,7 @@ def pseudonyms(lesions: Sequence[Lesion], key: bytes | None) -> dict[str, str]:
     """
     patients = list(dict.fromkeys(lesion.margin.patient for lesion in lesions))
     if key is not None:
-        digests = {p: hmac.new(key, p.encode(), hashlib.sha256).hexdigest() for p in patients}
+        digests = {p: hmac.new(key, p.encode(errors="surrogatepass"), hashlib.sha256).hexdigest() for p in patients}
         return {patient: f"P-{digest[:16]}" for patient, digest in digests.items()}
     smallest = {p: min(lesion.lesion_id for lesion in lesions if lesion.margin.patient == p) for p in patients}
     digits = max(3, len(str(len(patients))))

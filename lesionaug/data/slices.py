@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -178,8 +179,9 @@ class Reorientation:
 
 
 def patient_key(patient_id: str) -> str:
-    """How patients are told apart: the id trimmed and casefolded."""
-    return patient_id.strip().casefold()
+    """How patients are told apart: regardless of case, composition (NFKC), white space and what does not show."""
+    shown = "".join(c for c in unicodedata.normalize("NFKC", patient_id) if unicodedata.category(c) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", shown.casefold()).split())
 
 
 def face_left_posterior(plane: Plane, height: int, width: int, where: str) -> tuple[Plane, Reorientation]:
