@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -24,6 +27,7 @@ from pydicom.uid import (
 from lesionaug.data.importer import import_source
 from lesionaug.data.options import ImportOptions
 from lesionaug.data.slices import HU_CLIP, SourceFile
+from lesionaug.data.sources.codestreams import loss
 from lesionaug.data.sources.dicom_ct import CtSlice, hounsfield, read_ct_slice, rescale, why_skipped
 from lesionaug.data.sources.dicom_file import read_dicom
 from lesionaug.data.store import load_rois
@@ -183,6 +187,10 @@ def _raw(tag: int, vr: str, content: bytes):
         (_with("BitsStored", 8), "HighBit"),
         (_with("SamplesPerPixel", 3), "grey"),
         (_with("LossyImageCompression", "01"), "with loss"),
+        (_with("LossyImageCompression", "1"), "with loss"),
+        (_with("LossyImageCompressionRatio", "10"), "with loss"),
+        (_with("LossyImageCompressionRatio", ["1", "7.5"]), "with loss"),
+        (_with("LossyImageCompressionMethod", "ISO_10918_1"), "with loss"),
         (_with("BurnedInAnnotation", "YES"), "burned in"),
         (_with("NumberOfFrames", "2"), "several frames"),
         (lambda ds: setattr(ds, "PixelData", ds.PixelData[:-100]), "broken"),
@@ -340,6 +348,79 @@ def test_lossy_syntaxes_are_refused_before_decoding(tmp_path):
         read(write(ds, tmp_path / "lossy.dcm"))
 
 
+def test_a_ratio_beside_the_word_lossless_is_no_loss(tmp_path):
+    ds = ct_dataset(hu_picture())
+    ds.LossyImageCompression, ds.LossyImageCompressionRatio = "00", "2.5"
+    assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, hu_picture())
+    ds.LossyImageCompression, ds.LossyImageCompressionRatio = None, "1"
+    assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, hu_picture())
+
+
+def _jpeg_2000(stored: np.ndarray, **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(stored.astype(np.uint16)).save(stream, "JPEG2000", **options)
+    return stream.getvalue()
+
+
+def _jpeg_ls(stored: np.ndarray, most_error: int) -> bytes:
+    import jpeg_ls
+
+    return bytes(jpeg_ls.encode_array(stored.astype(np.uint16), lossy_error=most_error))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode"),
+    [
+        (JPEG2000Lossless, lambda a, lossy: _jpeg_2000(a, no_jp2=True, irreversible=lossy)),
+        (JPEG2000, lambda a, lossy: _jpeg_2000(a, no_jp2=True, irreversible=lossy)),
+        (JPEG2000Lossless, lambda a, lossy: _jpeg_2000(a, no_jp2=False, irreversible=lossy)),
+        (JPEGLSLossless, lambda a, lossy: _jpeg_ls(a, 30 if lossy else 0)),
+    ],
+)
+def test_pixels_that_lost_something_under_a_lossless_syntax_are_refused(tmp_path, syntax, encode):
+    hu = hu_picture(1, 64, 96)
+    for lossy in (False, True):
+        ds = ct_dataset(hu)
+        ds.PixelRepresentation, ds.LossyImageCompression = 0, "00"
+        ds.file_meta.TransferSyntaxUID = syntax
+        ds.PixelData = encapsulate([encode(hu.astype(np.int32) + 1024, lossy)])
+        ds["PixelData"].is_undefined_length = True
+        write(ds, tmp_path / "a.dcm")
+        if not lossy:
+            assert np.array_equal(read(tmp_path / "a.dcm").load().hu, hu)
+            continue
+        with pytest.raises(DataError, match="with loss though it claims none"):
+            read(tmp_path / "a.dcm")
+
+
+def test_headers_of_codestreams_are_walked_not_searched():
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">HH", marker, len(content) + 2) + content
+
+    def coding(wavelet: int) -> bytes:
+        return bytes([0, 0, 0, 1, 0, 5, 4, 4, 0, wavelet])
+
+    start, size = b"\xff\x4f", segment(0xFF51, bytes(34) + b"\0\1" + bytes(3))
+    comment = segment(0xFF64, segment(0xFF52, coding(0)))  # looks like a marker, within another's content
+    good = start + size + comment + segment(0xFF52, coding(1))
+    assert loss(JPEG2000Lossless, good + b"\xff\x93") == ""
+    assert "irreversible" in loss(JPEG2000Lossless, start + size + segment(0xFF52, coding(0)))
+    assert "irreversible" in loss(JPEG2000Lossless, good + segment(0xFF53, bytes([0, 0, 5, 4, 4, 0, 0])))
+    data = b"\xff\x93" + b"\xff\x52" * 8
+
+    def tile(header: bytes) -> bytes:
+        return segment(0xFF90, struct.pack(">HIBB", 0, 12 + len(header) + len(data), 0, 1)) + header + data
+
+    assert loss(JPEG2000Lossless, good + tile(b"") * 2) == ""
+    assert "irreversible" in loss(JPEG2000Lossless, good + tile(b"") + tile(segment(0xFF52, coding(0))))
+    for broken in (b"", b"\xff", start, good[:-3], start + b"\xff\x52\0\0", b"\0" * 40, b"\0\0\0\x0cjP  " * 9):
+        assert loss(JPEG2000Lossless, broken) == ""
+    scan = segment(0xFFDA, bytes([1, 1, 0, 2, 0, 0]))
+    assert "off by 2" in loss(JPEGLSLossless, b"\xff\xd8" + segment(0xFFE0, b"\xff\xda") + b"\xff" + scan)
+    for broken in (b"", b"\xff\xd8", b"\xff\xd8\xff\xda\0\2", b"\xff\xd8" + b"\xff" * 40, scan):
+        assert loss(JPEGLSLossless, broken) == ""
+
+
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
@@ -423,8 +504,12 @@ def test_rescale_is_found_in_functional_groups_frame_before_shared():
     assert rescale(ds, "x") == (1.0, -1000.0)
     ds.PerFrameFunctionalGroupsSequence = [group(-7), group(-8)]
     assert rescale(ds, "x", frame=1) == (1.0, -8.0)
-    ds.RescaleSlope, ds.RescaleIntercept = 2, -1
-    assert rescale(ds, "x") == (2.0, -1.0)
+    ds.RescaleSlope, ds.RescaleIntercept = "1.0", -8
+    assert rescale(ds, "x", frame=1) == (1.0, -8.0)
+    with pytest.raises(DataError, match="slope 1, intercept -8 and slope 1, intercept -7"):
+        rescale(ds, "x", frame=0)
+    del ds.RescaleSlope  # half a scale says nothing
+    assert rescale(ds, "x") == (1.0, -7.0)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,10 @@ def _frame(keyword, **values):
         (lambda ds: setattr(ds, "PixelData", ds.PixelData[: -WIDTH * HEIGHT]), "frame"),
         (lambda ds: setattr(ds, "LossyImageCompression", "01"), "with loss"),
         (lambda ds: setattr(ds, "BurnedInAnnotation", "YES"), "burned in"),
+        (
+            lambda ds: (setattr(ds, "RescaleSlope", 1), setattr(ds, "RescaleIntercept", 0)),
+            "slope 1, intercept 0 and slope 1, intercept -1024",
+        ),
     ],
 )
 def test_what_cannot_be_trusted_is_refused(tmp_path, change, words):

@@ -27,6 +27,7 @@ from lesionaug.data.slices import (
     face_left_posterior,
     picture_hash,
 )
+from lesionaug.data.sources.codestreams import WITH_HEADERS, loss
 from lesionaug.data.sources.dicom_file import EXPORT_AGAIN, is_nested, numbers, read_dicom, reading, text
 from lesionaug.data.sources.given import ReadOptions, no_step
 from lesionaug.errors import DataError
@@ -64,6 +65,7 @@ _CODEC_PACKAGES = {
 }
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _ALWAYS_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 52, 53, 54, 55, 56, 81)}
+_WITHOUT_LOSS = "Export the series uncompressed or lossless"
 _LOSSY_OR_NOT = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
 
 
@@ -119,8 +121,9 @@ def rescale(dataset: Dataset, where: str, frame: int = 0) -> tuple[float, float]
     """(slope, intercept) that turn stored values into HU: from the top level, the frame's group, or the shared group.
 
     Raises:
-        DataError: When they are nowhere, are no finite numbers, or the slope is not above 0.
+        DataError: When they are nowhere, are no finite numbers, the slope is not above 0, or two places disagree.
     """
+    found = []
     for place in _rescale_places(dataset, frame):
         slope = numbers(place, "RescaleSlope", 1, where, "RescaleSlope")
         intercept = numbers(place, "RescaleIntercept", 1, where, "RescaleIntercept")
@@ -131,7 +134,17 @@ def rescale(dataset: Dataset, where: str, frame: int = 0) -> tuple[float, float]
                     f"RescaleSlope must be above 0, both plausible; got slope {slope[0]:g}, intercept {intercept[0]:g}",
                     "Correct the tags",
                 )
-            return float(slope[0]), float(intercept[0])
+            found.append((float(slope[0]), float(intercept[0])))
+    if any(pair != found[0] for pair in found):
+        (slope_top, intercept_top), (slope_frame, intercept_frame) = found
+        raise DataError(
+            where,
+            f"the top level and the functional groups must state one scale, they say slope {slope_top:g}, intercept "
+            f"{intercept_top:g} and slope {slope_frame:g}, intercept {intercept_frame:g}",
+            "Remove the rescale tags that are wrong (an enhanced CT keeps them in its functional groups)",
+        )
+    if found:
+        return found[0]
     if "ModalityLUTSequence" in dataset:
         raise DataError(where, "a modality look-up table is no Hounsfield scale", "Export the original series")
     raise DataError(
@@ -436,6 +449,7 @@ def hounsfield(dataset: Dataset, where: str, frame: int | None = None, *, burned
             "Export CT in HU",
         )
     slope, intercept = rescale(dataset, where, frame or 0)
+    _check_codestream(dataset, where, frame)
     stored = decode(dataset, where, frame)
     _check_bits(dataset, stored, where, frame)
     hu = stored.astype(np.float64) * slope + intercept
@@ -485,13 +499,45 @@ def _check_pixel_format(dataset: Dataset, where: str, *, multi_frame: bool) -> N
         raise DataError(where, f"BitsAllocated must be 8, 16 or 32, got {dataset.BitsAllocated}", EXPORT_AGAIN)
     _check_length(dataset, where, rows, columns)
     syntax = text(dataset.file_meta, "TransferSyntaxUID")
-    flag = text(dataset, "LossyImageCompression")
-    if flag == "01" or syntax in _ALWAYS_LOSSY or (syntax in _LOSSY_OR_NOT and flag != "00"):
-        raise DataError(
-            where,
-            "the picture was compressed with loss, which can move HU by thousands",
-            "Export the series uncompressed or lossless",
+    if _says_lossy(dataset) or syntax in _ALWAYS_LOSSY or (syntax in _LOSSY_OR_NOT and not _says_lossless(dataset)):
+        raise DataError(where, "the picture was compressed with loss, which can move HU by thousands", _WITHOUT_LOSS)
+
+
+def _says_lossless(dataset: Dataset) -> bool:
+    return text(dataset, "LossyImageCompression") in ("00", "0")
+
+
+def _says_lossy(dataset: Dataset) -> bool:
+    """Whether the tags say so; a ratio or a method counts where the flag itself is not there."""
+    if text(dataset, "LossyImageCompression") in ("01", "1"):
+        return True
+    if _says_lossless(dataset):
+        return False
+    if text(dataset, "LossyImageCompressionMethod"):
+        return True
+    ratio = dataset.get("LossyImageCompressionRatio")  # one for each time that it was compressed
+    stated = [] if ratio is None or is_nested(ratio) else [ratio] if isinstance(ratio, (str, float)) else ratio
+    return any(float(value) > 1 for value in stated if value not in ("", None))
+
+
+def _check_codestream(dataset: Dataset, where: str, frame: int | None) -> None:
+    """Refuse compressed pixels that lost something though their transfer syntax or a tag says that they did not."""
+    syntax = text(dataset.file_meta, "TransferSyntaxUID")
+    if syntax not in WITH_HEADERS:
+        return
+    from pydicom.encaps import get_frame
+
+    tables = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
+    with reading(where):
+        content = get_frame(
+            dataset.PixelData,
+            frame or 0,
+            number_of_frames=int(dataset.get("NumberOfFrames") or 1),
+            extended_offsets=tables if all(tables) else None,
         )
+    how = loss(syntax, content)
+    if how:
+        raise DataError(where, f"the picture was compressed with loss though it claims none: {how}", _WITHOUT_LOSS)
 
 
 def _check_length(dataset: Dataset, where: str, rows: int, columns: int) -> None:
