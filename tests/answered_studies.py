@@ -159,7 +159,7 @@ def answer_study(
                     rows.append(
                         Answer(
                             reader.reader, number, trial.task, trial.item, revision, said, note,
-                            1000.0 * (1 + number % 4), 250.0, 1, 40.0, 400.0, 6, False, "2026-01-01T00:00:00.000+00:00",
+                            1000.0 * (1 + number % 4), 0.0, 0, 40.0, 400.0, 6, False, "2026-01-01T00:00:00.000+00:00",
                             "session",
                         )
                     )  # fmt: skip

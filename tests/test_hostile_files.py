@@ -35,10 +35,12 @@ from lesionaug.data.store import load_rois, read_manifest, save_rois
 from lesionaug.data.synthetic import SyntheticRois, load_synthetic, save_synthetic
 from lesionaug.errors import DataError, LesionaugError
 from lesionaug.experiment.results import load_info, read_json
+from lesionaug.study.files import load_study, load_truth
 from lesionaug.training.bovw import load_bovw
 from lesionaug.training.checkpoint import Checkpoints, Metrics
 from lesionaug.training.classifier import load_classifier
 from lesionaug.training.synthesis import load_gan
+from tests.answered_studies import make_items, make_study
 from tests.conftest import REPOSITORY
 from tests.dicom_files import ct_dataset, hu_picture
 from tests.fuzz import mutators
@@ -429,3 +431,31 @@ def test_endless_nesting_in_a_run_is_a_fault_of_the_file(tmp_path: Path) -> None
     (tmp_path / "task.json").write_text("[" * 100_000)
     with pytest.raises(LesionaugError, match="nested"):
         read_json(tmp_path, "task.json")
+
+
+@pytest.mark.parametrize("belongs_to", [[[1, 2], ["a", 3]], [["seed", 1]], "seed", None])
+def test_a_checkpoint_that_belongs_to_no_object_is_damaged(tmp_path: Path, belongs_to: object) -> None:
+    """Found by fuzzing: pairs make a dict too, and its keys cannot be sorted."""
+    checkpoints = Checkpoints(tmp_path, {"seed": 1})
+    checkpoints.save(7, {"w": torch.ones(2)})
+    (file,) = tmp_path.glob("*/state.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"belongs_to": belongs_to}))
+    with pytest.raises(DataError, match=r"is damaged \(state\.json: belongs_to"):
+        checkpoints.newest()
+
+
+def test_fields_that_may_be_null_may_be_absent_from_a_study(tmp_path: Path) -> None:
+    """Found by fuzzing: they were asked for with [] after they had been checked with get()."""
+    folder = make_study(tmp_path / "study", make_items(4, 4, 1), lambda *_: 0, num_readers=0)
+    truth = folder.with_name("study.truth.json")
+    content = json.loads(truth.read_text())
+    for item in content["items"]:
+        for key in ("lesion_id", "patient"):
+            if item[key] is None:
+                del item[key]
+    truth.write_text(json.dumps(content))
+    info = json.loads((folder / "study.json").read_text())
+    del info["design"]["preset"]
+    info["truth_sha256"] = hashlib.sha256(truth.read_bytes()).hexdigest()
+    (folder / "study.json").write_text(json.dumps(info))
+    assert [item.lesion_id is None for item in load_truth(load_study(folder)).items].count(True) == 4

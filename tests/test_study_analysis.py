@@ -8,6 +8,7 @@ import random
 import sqlite3
 import stat
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,47 @@ def test_the_last_revision_counts_and_the_time_of_the_first(tmp_path: Path) -> N
     assert said.tolist() == [8, 0, 0, 0, 1, 1]
     assert (reader["revised"], reader["trials"]) == (2, {"count": 10, "total": 10})
     assert reader["times"]["origin"]["all"]["count"] == 10
+
+
+def test_times_are_those_of_first_sights_without_a_pause(tmp_path: Path) -> None:
+    """Of ten answers, one had a pause, and the image of another was sent twice before and of a third once more after."""
+    study = make_study(tmp_path / "study", make_items(5, 5), lambda *_: 1, num_readers=1, tasks=["origin"])
+    with sqlite3.connect(study / "answers.sqlite3") as connection:
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("UPDATE answers SET num_pauses = 1 WHERE trial = 2")
+        for trial, utc in ((4, "2025-12-31"), (4, "2025-12-31T01"), (5, "2025-12-31"), (5, "2026-02-01")):
+            connection.execute(
+                "INSERT INTO events(reader, session, kind, content, client_ms, server_utc) VALUES (1, 's', 'image', ?, 0, ?)",
+                (json.dumps({"trial": trial}), utc),
+            )
+    connection.close()
+    times = summary(study)["readers"]["1"]["times"]["origin"]
+    assert (times["all"]["count"], times["untimed"]) == (8, 2)
+
+
+def test_means_have_accuracy_confusion_and_times_too(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study", ITEMS, say, num_readers=2)
+    found = summary(study)
+    pooled, readers = found["pooled"], found["readers"].values()
+    accuracies = [one["origin"]["accuracy"]["value"] for one in readers]
+    assert pooled["origin"]["accuracy"]["value"] == pytest.approx(np.mean(accuracies))
+    assert pooled["origin"]["accuracy"]["low"] < pooled["origin"]["accuracy"]["value"]
+    assert pooled["origin"]["always_real"] == pytest.approx(24 / 42)
+    for name in ("confusion_real", "confusion_synthetic"):
+        summed = np.sum([one["class"][name] for one in readers], axis=0)
+        assert pooled["class"][name] == summed.tolist()
+    for task in ("class", "origin"):
+        assert pooled[task]["times"]["count"] == sum(one["times"][task]["all"]["count"] for one in readers)
+
+
+def test_different_mixes_of_classes_are_said(tmp_path: Path) -> None:
+    items = list(make_items(12, 12))
+    study = make_study(tmp_path / "even", items, say)
+    assert not any("same shares" in note for note in summary(study)["notes"])
+    uneven = [replace(item, class_name="cyst") if item.origin == "real" else item for item in items]
+    study = make_study(tmp_path / "uneven", uneven, say)
+    assert any("the class is a hint at the origin" in note for note in summary(study)["notes"])
 
 
 # --- what is not there
@@ -517,8 +559,8 @@ def test_an_analysis_that_the_run_has_left_behind_or_that_is_damaged(tmp_path: P
     page.write_text(json.dumps(content))
     with pytest.raises(DataError, match="it lacks something"):
         render_analysis(run / "study")
-    page.write_text('{"schema": "lesionaug-study-analysis", "version": 2}')
-    with pytest.raises(DataError, match="version 2"):
+    page.write_text('{"schema": "lesionaug-study-analysis", "version": 3}')
+    with pytest.raises(DataError, match="version 3"):
         write_report(run)
 
 

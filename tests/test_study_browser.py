@@ -130,6 +130,13 @@ def page_of(browser, link: str, size: dict[str, int] = WIDE, *, quiet: bool = Tr
 
 def register(page) -> None:  # type: ignore[no-untyped-def]
     """Consent and display check, by keyboard."""
+    register_to_contrast(page)
+    page.keyboard.press("1")
+    page.wait_for_selector("#part:not([hidden]), #trial:not([hidden])")
+
+
+def register_to_contrast(page) -> None:  # type: ignore[no-untyped-def]
+    """Consent, by keyboard."""
     page.wait_for_selector("#register:not([hidden])")
     page.focus("#years")
     page.keyboard.type("7")
@@ -140,8 +147,6 @@ def register(page) -> None:  # type: ignore[no-untyped-def]
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.wait_for_selector("#contrast:not([hidden])")
-    page.keyboard.press("1")
-    page.wait_for_selector("#part:not([hidden]), #trial:not([hidden])")
 
 
 def answer_all(page, choose: Callable[[int, str], str], most: int | None = None) -> int:  # type: ignore[no-untyped-def]
@@ -370,7 +375,12 @@ def test_every_screen_is_accessible_and_fits(browser, stores, tmp_path, size):
     with serving(study, "anna") as server, page_of(browser, server.links["anna"], size) as page:
         page.wait_for_selector("#register:not([hidden])")
         check(page, "register")
-        register(page)
+        register_to_contrast(page)
+        check(page, "contrast")
+        page.keyboard.press("Tab")  # the buttons can be reached by those who do not use the digits
+        assert page.evaluate("() => document.activeElement.dataset.seen") == "both"
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#part:not([hidden])")
         check(page, "part")
         page.keyboard.press("Space")
         page.wait_for_selector("#choices[aria-busy=false]")
@@ -390,6 +400,43 @@ def test_every_screen_is_accessible_and_fits(browser, stores, tmp_path, size):
         page.keyboard.press("Space")
         answer_all(page, lambda n, question: "1")
         check(page, "done")
+
+
+@pytest.mark.full
+def test_another_readers_link_in_a_second_tab_ends_the_first(browser, stores, tmp_path):
+    """They share the cookie: what the first reader answers must not become the second's."""
+    study = new_study(stores, tmp_path)
+    with serving(study, "anna", "bert") as server, page_of(browser, server.links["anna"], quiet=False) as page:
+        register(page)
+        answer_all(page, lambda n, question: "1", most=2)
+        assert page.inner_text("#who") == "Reader anna"
+        other = page.context.new_page()
+        other.goto(server.links["bert"])
+        register(other)
+        answer_all(other, lambda n, question: "2", most=1)
+        other.close()
+        page.wait_for_selector("#choices[aria-busy=false]")
+        page.keyboard.press("3")
+        page.keyboard.press("Space")
+        page.wait_for_selector("text=Your sign-in has ended")
+    assert (len(answers(study, "anna")), len(answers(study, "bert"))) == (2, 1)
+
+
+@pytest.mark.full
+def test_the_last_answer_can_be_changed_at_the_end(browser, stores, tmp_path):
+    study = new_study(stores, tmp_path, back="allow")
+    with serving(study, "anna") as server, page_of(browser, server.links["anna"]) as page:
+        register(page)
+        total = answer_all(page, lambda n, question: "1")
+        page.click("#message-button")
+        page.wait_for_selector("#choices[aria-busy=false]")
+        page.keyboard.press("2")
+        page.keyboard.press("Space")
+        page.wait_for_selector("text=Thank you")
+    given = answers(study, "anna")
+    assert len(given) == total + 1
+    assert given[-1][0] == given[-2][0]
+    assert given[-1][3] == 1
 
 
 @pytest.mark.full

@@ -383,6 +383,37 @@ def test_registering(served: Served, folder: Path) -> None:
     assert row[1:6] == (0, "A", None, "", served.study.consent_sha256)
 
 
+def test_a_tab_that_believes_to_be_another_readers_is_refused(served: Served, folder: Path) -> None:
+    """Tabs of one browser share its cookie: B's link, opened in a second tab, must not make A's answers B's."""
+    first = served.browser("A")
+    second = served.browser("B")
+    first.cookie = second.cookie
+    assert first.get("/api/trial", X_Reader="B")[0] == 200
+    answer = {
+        "trial": 0,
+        "choice": 1,
+        "note": "",
+        "response_ms": 1,
+        "paused_ms": 0,
+        "num_pauses": 0,
+        "display": DISPLAY,
+    }
+    for path, body in (("answer", answer), ("claim", {"tab": "another-tab"}), ("back", {}), ("event", {"kind": "x"})):
+        assert first.post(f"/api/{path}", body, X_Reader="A")[0] == 401, path
+    assert first.get("/api/trial", X_Reader="A")[0] == 401
+    assert rows(folder) == []
+
+
+def test_every_image_that_is_sent_is_noted(served: Served, folder: Path) -> None:
+    browser = served.browser()
+    for _ in range(2):
+        assert browser.get(f"/api/image/{browser.get('/api/trial')[1]['image']}")[0] == 200
+    browser.answer(0)
+    browser.get(f"/api/image/{browser.get('/api/trial')[1]['image']}")
+    events = [(event.kind, event.content) for event in read_answers(load_study(folder)).events]
+    assert events == [("image", {"trial": 0}), ("image", {"trial": 0}), ("image", {"trial": 1})]
+
+
 def test_a_second_tab_is_refused_until_the_first_is_gone(served: Served, folder: Path) -> None:
     first = served.browser()
     second = Browser(served.port, tab="another-tab")
@@ -541,9 +572,10 @@ def test_answers_are_append_only(served: Served, folder: Path) -> None:
         ("UPDATE readers SET slot = 5", "does not fit"),
         ("UPDATE readers SET consent_sha256 = 'x'", "another text"),
         ("UPDATE study SET study_id = 'x'", "another study"),
+        ("UPDATE study SET study_sha256 = 'x'", "study.json is not the one"),
         ("UPDATE events SET content = '['", "no JSON"),
         ("DROP TABLE events", "a table is missing"),
-        ("PRAGMA user_version = 2", "version"),
+        ("PRAGMA user_version = 3", "version"),
     ],
 )
 def test_answers_that_were_tampered_with(folder: Path, statement: str, rule: str) -> None:

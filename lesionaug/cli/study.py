@@ -78,7 +78,7 @@ def new(
         say(f"  and {made.num_practice} for practice")
     for warning in made.warnings:
         say(f"warning: {warning}")
-    say(f"{made.truth}: the truth. Keep it where readers do not come")
+    say(f"{made.truth}: the truth (SHA-256 {made.truth_sha256}). Keep it where readers do not come")
     say(f"Next: lesionaug study serve {made.folder} --reader CODE")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lesionaug.experiment.results import RunResults
 
 Number = int | float | None
-ANALYSIS_SCHEMA, ANALYSIS_VERSION = "lesionaug-study-analysis", 1
+ANALYSIS_SCHEMA, ANALYSIS_VERSION = "lesionaug-study-analysis", 2
 FOLDER, ANALYSIS, FIGURES = "study", "analysis.json", "figures"
 _AGAIN = "Write it again with `lesionaug study analyse STUDY OUT --run RUN`"
 # Name of a figure -> the text that replaces it, and its caption.

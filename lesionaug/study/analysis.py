@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ from lesionaug.evaluation.distances import Estimate
 from lesionaug.evaluation.statistics import bootstrap_difference, holm, mcnemar
 from lesionaug.experiment.study_results import ANALYSIS_SCHEMA, ANALYSIS_VERSION, FIGURES, flatten, models_sha256
 from lesionaug.study import measures
-from lesionaug.study.answers import AllAnswers, Answer, Reader, read_answers
-from lesionaug.study.files import Design, Study, Truth, load_study, load_truth
+from lesionaug.study.answers import IMAGE_SENT, AllAnswers, Answer, Reader, read_answers
+from lesionaug.study.files import SAME_MIX, Design, Study, Truth, load_study, load_truth
 from lesionaug.study.measures import Cases, ReaderRatings, rate
 
 if TYPE_CHECKING:
@@ -50,12 +51,15 @@ class Counted:
     Attributes:
         first: Item -> choice at its first showing.
         again: Item -> choice at its repeat, which counts for nothing else.
-        seconds: Item -> response time of the first answer to its first showing; without those not measured.
+        seconds: Item -> response time of the first answer to its first showing, and that answer; those alone that were
+            given at the first sight of the image and without a pause.
+        untimed: Answers to first showings without such a time.
     """
 
     first: dict[int, int]
     again: dict[int, int]
-    seconds: dict[int, float]
+    seconds: dict[int, tuple[float, int]]
+    untimed: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,9 +191,10 @@ def judge(study: Study, truth: Truth, answers: AllAnswers) -> Judged:
     for answer in answers.answers:
         revisions.setdefault((answer.reader, answer.trial), []).append(answer)
     counted: dict[tuple[int, str], Counted] = {
-        (reader.reader, task): Counted({}, {}, {}) for reader in answers.readers for task in study.design.tasks
+        (reader.reader, task): Counted({}, {}, {}, []) for reader in answers.readers for task in study.design.tasks
     }
     slots = {reader.reader: study.slots[reader.slot] for reader in answers.readers}
+    seen_before = _seen_before(answers)
     for (reader, number), given in sorted(revisions.items()):
         trial = slots[reader][number]
         if trial.practice:
@@ -200,12 +205,25 @@ def judge(study: Study, truth: Truth, answers: AllAnswers) -> Judged:
             mine.again[trial.item] = given[-1].choice
             continue
         mine.first[trial.item] = given[-1].choice
-        if given[0].response_ms > 0:
-            mine.seconds[trial.item] = given[0].response_ms / 1000
+        if given[0].response_ms > 0 and given[0].num_pauses == 0 and (reader, number) not in seen_before:
+            mine.seconds[trial.item] = (given[0].response_ms / 1000, given[0].choice)
+        else:
+            mine.untimed.append(trial.item)
     real = np.array([item.origin == "real" for item in truth.items], dtype=np.bool_)
     label = np.array([study.design.classes.index(item.class_name) for item in truth.items], dtype=np.int64)
     cases = Cases.of(real, [item.patient for item in truth.items])
     return Judged(study.design, real, label, cases, answers.readers, counted)
+
+
+def _seen_before(answers: AllAnswers) -> set[tuple[int, int]]:
+    """Reader and trial of images that were sent more than once before the first answer: their times began anew."""
+    first = {(a.reader, a.trial): a.server_utc for a in answers.answers if a.revision == 0}
+    sent: Counter[tuple[int, int]] = Counter()
+    for event in answers.events:
+        trial = event.content.get("trial")
+        if event.kind == IMAGE_SENT and isinstance(trial, int):
+            sent[event.reader, trial] += event.server_utc <= first.get((event.reader, trial), "")
+    return {key for key, times in sent.items() if times > 1}
 
 
 def _reader(data: Judged, reader: Reader, answers: Sequence[Answer], num_trials: int) -> dict[str, Any]:
@@ -223,13 +241,14 @@ def _reader(data: Judged, reader: Reader, answers: Sequence[Answer], num_trials:
         twice = [item for item in counted.again if item in counted.first]
         first, again = ([data.decision(task, side[item]) for item in twice] for side in (counted.first, counted.again))
         found[task]["repeats"] = _agreement(first, again, data.some(twice))
-        timed = {item: counted.first[item] for item in counted.seconds}
+        timed = list(counted.seconds.values())
         found["times"][task] = {
-            "all": asdict(measures.times(list(counted.seconds.values()))),
+            "all": asdict(measures.times([seconds for seconds, _ in timed])),
             "by_answer": [
-                asdict(measures.times([counted.seconds[item] for item, said in timed.items() if said == choice]))
+                asdict(measures.times([seconds for seconds, said in timed if said == choice]))
                 for choice in data.design.choices(task)
             ],
+            "untimed": len(counted.untimed),
         }
     return found
 
@@ -308,14 +327,27 @@ def _pairs(data: Judged) -> dict[str, Any]:
 
 def _pooled(data: Judged, task: str) -> dict[str, Any]:
     """Means over the readers who have answered for real and for synthetic images."""
-    columns = [_columns(data.counted[reader.reader, task].first) for reader in data.readers]
+    counted = [data.counted[reader.reader, task] for reader in data.readers]
+    columns = [_columns(one.first) for one in counted]
     both = [(items, said) for items, said in columns if items.size and 0 < data.real[items].sum() < items.size]
     if task == "origin":
         readers = [ReaderRatings(items, said, says_real(data.design, said)) for items, said in both]
         measured = measures.pooled_detection(data.cases, readers)
+        real_shares = [float(data.real[items].mean()) for items, _ in both]
+        more: dict[str, Any] = {"always_real": float(np.mean(real_shares)) if both else None}
     else:
         measured = measures.pooled_class_accuracy(data.cases, [(i, data.label[i] == said) for i, said in both])
-    return {"num_readers": len(both), **{name: _estimate(value) for name, value in measured.items()}}
+        num_classes = len(data.design.classes)
+        more = {}
+        for name, wanted in (("real", True), ("synthetic", False)):
+            table = np.zeros((num_classes, num_classes), dtype=np.int64)
+            for items, said in both:
+                mine = data.real[items] == wanted
+                table += confusion_matrix(data.label[items][mine], said[mine], num_classes)
+            more[f"confusion_{name}"] = table.tolist()
+    seconds = [second for one in counted for second, _ in one.seconds.values()]
+    more["times"] = asdict(measures.times(seconds))
+    return {"num_readers": len(both), **{name: _estimate(value) for name, value in measured.items()}, **more}
 
 
 def _against_cnn(data: Judged, truth: Truth, run: RunResults) -> dict[str, Any]:
@@ -406,7 +438,13 @@ def _notes(data: Judged, analysis: Mapping[str, Any]) -> list[str]:
         values[key] is None and values[key.removesuffix(".low")] is not None for key in values if key.endswith(".low")
     ):
         notes.append(
-            "Where a number has no interval, all draws of the bootstrap gave the same: too little was answered."
+            "Where a number has no interval, a reader's answers leave the bootstrap nothing to draw from (all right, "
+            "for example, or one answer to all images of an origin): that is no certainty."
+        )
+    if _mixes_differ(data):
+        notes.append(
+            "Real and synthetic images are not of the same classes in the same shares: the class is a hint at the "
+            "origin, and the class accuracies on the two kinds are not of the same lesions."
         )
     if data.design.scale == "two-key" and "origin" in data.design.tasks:
         notes.append(
@@ -414,6 +452,16 @@ def _notes(data: Judged, analysis: Mapping[str, Any]) -> list[str]:
             "straight lines through the single operating point, and equals the balanced accuracy."
         )
     return notes
+
+
+def _mixes_differ(data: Judged) -> bool:
+    """Whether a class has another share of the real images that readers saw than of the synthetic ones."""
+    seen = sorted({item for counted in data.counted.values() for item in counted.first})
+    real, label = data.real[seen], data.label[seen]
+    if not seen or real.all() or not real.any():
+        return False
+    shares = [np.bincount(label[mine], minlength=len(data.design.classes)) / mine.sum() for mine in (real, ~real)]
+    return bool(np.abs(shares[0] - shares[1]).max() > SAME_MIX)
 
 
 def _columns(choices: Mapping[int, int]) -> tuple[measures.IntArray, measures.IntArray]:

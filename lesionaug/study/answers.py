@@ -1,6 +1,7 @@
 """What readers answered: one SQLite file, append-only, every answer on the disk before it is acknowledged.
 
-Rollback journal and full synchronisation: WAL fails on network file systems, and a reader's work must outlive a crash.
+Rollback journal and full synchronisation, of the folder too: WAL fails on network file systems, and a reader's work
+must outlive a crash and a power cut.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from lesionaug.errors import DataError, EnvironmentProblem
 from lesionaug.study.files import Study, load_study
 
 FILE = "answers.sqlite3"
-_VERSION = 1
+IMAGE_SENT = "image"  # kind of the event that the server notes when it sends an image
+_VERSION = 2
 _SCHEMA = """
-CREATE TABLE study(study_id TEXT NOT NULL);
+CREATE TABLE study(study_id TEXT NOT NULL, study_sha256 TEXT NOT NULL);
 CREATE TABLE readers(
     reader INTEGER PRIMARY KEY, slot INTEGER NOT NULL UNIQUE, code TEXT NOT NULL UNIQUE, years INTEGER,
     speciality TEXT NOT NULL, consent_sha256 TEXT NOT NULL, registered_utc TEXT NOT NULL);
@@ -182,7 +184,7 @@ class AnswerBook:
         try:
             with refused():
                 self._db.execute("PRAGMA journal_mode=DELETE")
-                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute("PRAGMA synchronous=EXTRA")  # FULL, and the folder when the journal is removed
                 self._db.execute("PRAGMA foreign_keys=ON")
                 self._db.execute("PRAGMA trusted_schema=OFF")
                 with self._writing():
@@ -201,7 +203,7 @@ class AnswerBook:
                 self._db.execute(statement)
         for statement in _APPEND_ONLY.splitlines():
             self._db.execute(statement)
-        self._db.execute("INSERT INTO study VALUES (?)", (self.study.id,))
+        self._db.execute("INSERT INTO study VALUES (?, ?)", (self.study.id, self.study.sha256))
         self._db.execute(f"PRAGMA user_version={_VERSION}")
 
     @contextmanager
@@ -374,7 +376,9 @@ def _check(db: sqlite3.Connection, study: Study) -> AllAnswers:
         row[0]: row[1] for row in db.execute("SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')")
     }
     rule(all(tables.get(name) == "table" for name in _TABLES), "a table is missing")
-    rule(db.execute("SELECT study_id FROM study").fetchall() == [(study.id,)], "these are answers of another study")
+    rows = db.execute("SELECT study_id, study_sha256 FROM study").fetchall()
+    rule([row[0] for row in rows] == [study.id], "these are answers of another study")
+    rule(rows[0][1] == study.sha256, "study.json is not the one that the answers were given to (SHA-256 differs)")
     readers = tuple(Reader(*row) for row in db.execute(f"SELECT {_names(Reader)} FROM readers ORDER BY reader"))
     for reader in readers:
         rule(

@@ -8,7 +8,7 @@ import os
 import platform
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lesionaug.study.files import (
     MAX_CLASSES,
     ORDERS,
     ORDERS_SCHEMA,
+    SAME_MIX,
     STUDY,
     STUDY_SCHEMA,
     TRUTH_SCHEMA,
@@ -48,6 +49,7 @@ class NewStudy:
     Attributes:
         folder: The study.
         truth: The truth file.
+        truth_sha256: Of its bytes; whoever has written it down can show later that nothing was changed.
         kind: What the lesions are: "phantom", "imported" or "user".
         counts: (origin, class) -> images that count.
         num_practice: Images of the practice.
@@ -57,6 +59,7 @@ class NewStudy:
 
     folder: Path
     truth: Path
+    truth_sha256: str
     kind: str
     counts: dict[tuple[str, str], int]
     num_practice: int
@@ -146,6 +149,7 @@ def _write(
     origins = np.array([candidate.origin == "synthetic" for candidate, _ in chosen])
     check = encoding_check(images[counted], origins[counted], levels)
     warnings += check.warnings
+    warnings += _mix_warnings([candidate for candidate, practice in chosen if not practice], rois.classes)
     num_items = int(counted.sum())
     num_repeats = round((options.repeats or 0) * num_items)
     tasks = ["class", "origin"] if len(rois.classes) > 1 else ["origin"]
@@ -224,8 +228,30 @@ def _write(
         raise
     counts = Counter((candidate.origin, candidate.class_name) for candidate, practice in chosen if not practice)
     return NewStudy(
-        folder, truth_file, rois.kind, dict(counts), len(chosen) - num_items, len(slots[0]), tuple(warnings)
+        folder,
+        truth_file,
+        hashlib.sha256(truth_bytes).hexdigest(),
+        rois.kind,
+        dict(counts),
+        len(chosen) - num_items,
+        len(slots[0]),
+        tuple(warnings),
     )
+
+
+def _mix_warnings(shown: Sequence[Candidate], classes: Sequence[str]) -> Iterator[str]:
+    """Where the class of an image is a hint at its origin."""
+    shares = {}
+    for origin in ("real", "synthetic"):
+        names = [candidate.class_name for candidate in shown if candidate.origin == origin]
+        shares[origin] = {name: names.count(name) / len(names) for name in classes}
+    for name in classes:
+        real, made = shares["real"][name], shares["synthetic"][name]
+        if abs(real - made) > SAME_MIX:
+            yield (
+                f"{real:.0%} of the real images are {name}, and {made:.0%} of the synthetic ones: the class is a hint "
+                "at the origin, and class accuracies on the two are not of the same lesions"
+            )
 
 
 def _write_secret(path: Path, content: bytes) -> None:

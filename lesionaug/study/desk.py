@@ -107,16 +107,19 @@ class Desk:
         self.sittings[cookie] = Sitting(code, secret, hashlib.sha256(secret).hexdigest()[:16])
         return cookie
 
-    def sitting(self, cookie: str) -> Sitting:
-        """Whose cookie it is."""
+    def sitting(self, cookie: str, code: str = "") -> Sitting:
+        """Whose cookie it is; where a code name is given, it must be that reader's.
+
+        Tabs of a browser share its cookies: a link that is opened in one makes all of them another reader's.
+        """
         found = self.sittings.get(cookie)
-        if found is None:
+        if found is None or (code and code != found.code):
             raise Refusal(401, "This browser has no sitting of the study", "Open the link that the server printed")
         return found
 
-    def at_work(self, cookie: str, tab: str) -> tuple[Sitting, Reader]:
+    def at_work(self, cookie: str, tab: str, code: str) -> tuple[Sitting, Reader]:
         """A registered reader, at the tab that has the study."""
-        sitting = self.sitting(cookie)
+        sitting = self.sitting(cookie, code)
         self.hold(sitting, tab)
         reader = self.book.reader(sitting.code)
         if reader is None:

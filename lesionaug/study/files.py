@@ -28,6 +28,7 @@ VERSION = 1
 STUDY, IMAGES, ORDERS, CONSENT = "study.json", "images.u16", "orders.json", "consent.txt"
 TASKS = ("class", "origin")
 LARGEST_VALUE = 65535  # of a pixel: the upper end of the window
+SAME_MIX = 0.1  # shares of a class among real and among synthetic images that differ by more are worth a word
 MAX_CLASSES = 9  # a class is a digit key
 MAX_ITEMS, MAX_SLOTS = 5000, 64
 MIN_SIZE, MAX_SIZE = 8, 256
@@ -111,6 +112,7 @@ class Study:
         images: uint16 [N, S, S].
         slots: For each reader slot its trials; the index of a trial is its number.
         info: study.json as it is.
+        sha256: Of study.json's bytes, which name all the others' but the answers'.
     """
 
     folder: Path
@@ -125,6 +127,7 @@ class Study:
     images: npt.NDArray[np.uint16]
     slots: tuple[tuple[Trial, ...], ...]
     info: Mapping[str, Any]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ def load_study(path: str | os.PathLike[str]) -> Study:
     folder = Path(path).absolute()
     if not folder.is_dir():
         raise DataError(folder.name, "there is no such study", "Give the folder that `lesionaug study new` wrote")
-    info = _object(_read(folder, STUDY, _MAX_JSON_BYTES), STUDY, STUDY_SCHEMA)
+    written = _read(folder, STUDY, _MAX_JSON_BYTES)
+    info = _object(written, STUDY, STUDY_SCHEMA)
     design = _check_study(info)
     size, num = design.size, design.num_items + design.num_practice
     content = {
@@ -199,7 +203,7 @@ def load_study(path: str | os.PathLike[str]) -> Study:
     slots = _check_orders(orders, info, design)
     return Study(
         folder, info["study_id"], info["kind"], info["title"], design, dict(info["display"]), consent,
-        info["consent_sha256"], info["truth_sha256"], images, slots, info,
+        info["consent_sha256"], info["truth_sha256"], images, slots, info, hashlib.sha256(written).hexdigest(),
     )  # fmt: skip
 
 
@@ -247,8 +251,8 @@ def load_truth(study: Study, path: str | os.PathLike[str] | None = None) -> Trut
                 number,
                 entry["origin"],
                 entry["class"],
-                entry["lesion_id"],
-                entry["patient"],
+                entry.get("lesion_id"),
+                entry.get("patient"),
                 entry["source"],
                 entry["practice"],
             )
@@ -357,7 +361,7 @@ def _check_study(info: Mapping[str, Any]) -> Design:
     return Design(
         tuple(tasks), design["order"], design["scale"], tuple(classes), design["num_items"], design["num_practice"],
         design["num_repeats"], design["back"], design["size"], design["num_levels"],
-        (float(window[0]), float(window[1])), design["preset"],
+        (float(window[0]), float(window[1])), design.get("preset"),
     )  # fmt: skip
 
 

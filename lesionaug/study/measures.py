@@ -243,9 +243,9 @@ def pooled_detection(
         resamples: Of the bootstrap.
 
     Returns:
-        "sensitivity", "specificity", "balanced_accuracy", "d_prime", "criterion", "auc"; the area None where a
-        reader's ratings are all equal, d' and criterion without bounds (NaN) where a reader gave all images of an
-        origin one answer. Nothing without readers.
+        "sensitivity", "specificity", "balanced_accuracy", "accuracy", "d_prime", "criterion", "auc"; the area None
+        where a reader's ratings are all equal, d' and criterion without bounds (NaN) where a reader gave all images of
+        an origin one answer. Nothing without readers.
     """
     from scipy.stats import norm
 
@@ -265,6 +265,7 @@ def pooled_detection(
             "sensitivity": sensitivity,
             "specificity": specificity,
             "balanced_accuracy": (sensitivity + specificity) / 2,
+            "accuracy": (hits + synthetic - alarms) / (real + synthetic),
             "d_prime": z_hits - z_alarms,
             "criterion": -(z_hits + z_alarms) / 2,
             "auc": area_of_counts(*area_counts) if levels > 1 else np.full(len(drawn), np.nan),

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import uvicorn
 from starlette.applications import Starlette
@@ -30,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lesionaug.data.files import locked
 from lesionaug.errors import ConfigError, EnvironmentProblem
-from lesionaug.study.answers import Answer, AnswerBook, disk_advice, now_utc
+from lesionaug.study.answers import IMAGE_SENT, Answer, AnswerBook, disk_advice, now_utc
 from lesionaug.study.desk import LEASE_SECONDS, Desk, Refusal
 from lesionaug.study.files import Study, load_study
 
@@ -71,6 +72,11 @@ def _tab(request: Request) -> str:
     return request.headers.get("x-tab", "")
 
 
+def _code(request: Request) -> str:
+    """The reader that the page believes to be at."""
+    return unquote(request.headers.get("x-reader", ""))
+
+
 async def _open(desk: Desk, request: Request) -> Response:
     body = await _body(request, {"token"})
     token = _text(body, "token", 200)
@@ -81,7 +87,7 @@ async def _open(desk: Desk, request: Request) -> Response:
 
 
 async def _study(desk: Desk, request: Request) -> Response:
-    sitting = desk.sitting(_cookie(desk, request))
+    sitting = desk.sitting(_cookie(desk, request), _code(request))
     reader = desk.book.reader(sitting.code)
     design = desk.study.design
     shown = {
@@ -113,7 +119,7 @@ async def _study(desk: Desk, request: Request) -> Response:
 
 async def _register(desk: Desk, request: Request) -> Response:
     body = await _body(request, {"years", "speciality", "agreed"})
-    sitting = desk.sitting(_cookie(desk, request))
+    sitting = desk.sitting(_cookie(desk, request), _code(request))
     if body.get("agreed") is not True:
         raise Refusal(400, "Nobody takes part without agreeing", "Agree to the text, or close the page")
     years = body.get("years")
@@ -134,13 +140,13 @@ async def _claim(desk: Desk, request: Request) -> Response:
     tab = _text(body, "tab", 64)
     if len(tab) < 8 or not tab.isascii() or not tab.isprintable():
         raise Refusal(400, "tab must be 8 .. 64 printable ASCII characters", "Load the page again")
-    desk.claim(desk.sitting(_cookie(desk, request)), tab)
+    desk.claim(desk.sitting(_cookie(desk, request), _code(request)), tab)
     return JSONResponse({"ok": True, "lease_seconds": LEASE_SECONDS})
 
 
 async def _release(desk: Desk, request: Request) -> Response:
     await _body(request, set())
-    sitting = desk.sitting(_cookie(desk, request))
+    sitting = desk.sitting(_cookie(desk, request), _code(request))
     desk.hold(sitting, _tab(request))
     sitting.tab = None
     return JSONResponse({"ok": True})
@@ -148,12 +154,12 @@ async def _release(desk: Desk, request: Request) -> Response:
 
 async def _beat(desk: Desk, request: Request) -> Response:
     await _body(request, set())
-    desk.hold(desk.sitting(_cookie(desk, request)), _tab(request))
+    desk.hold(desk.sitting(_cookie(desk, request), _code(request)), _tab(request))
     return JSONResponse({"ok": True})
 
 
 async def _trial(desk: Desk, request: Request) -> Response:
-    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request), _code(request))
     place, trials = desk.place(sitting, reader), desk.trials(reader)
     can_go_back = desk.may_go_back(sitting, reader, place)
     if place == len(trials):
@@ -177,19 +183,20 @@ async def _trial(desk: Desk, request: Request) -> Response:
 
 
 async def _image(desk: Desk, request: Request) -> Response:
-    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request), _code(request))
     place, trials = desk.place(sitting, reader), desk.trials(reader)
     wanted = desk.image_name(sitting, place).encode()
     if place == len(trials) or not hmac.compare_digest(wanted, request.path_params["name"].encode()):
         raise Refusal(404, "There is no such image now", "Ask for the trial again")
     pixels = desk.study.images[trials[place].item].tobytes()
+    desk.book.note(reader.reader, sitting.name, IMAGE_SENT, {"trial": place}, 0.0)
     return Response(pixels, media_type="application/octet-stream")
 
 
 async def _answer(desk: Desk, request: Request) -> Response:
     allowed = {"trial", "choice", "note", "response_ms", "paused_ms", "num_pauses", "display", "revision"}
     body = await _body(request, allowed)
-    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request), _code(request))
     place, trials = desk.place(sitting, reader), desk.trials(reader)
     number = _count(body, "trial", 0, 1 << 31)
     if number != place or place == len(trials):
@@ -237,7 +244,7 @@ async def _answer(desk: Desk, request: Request) -> Response:
 
 async def _back(desk: Desk, request: Request) -> Response:
     await _body(request, set())
-    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request), _code(request))
     if not desk.may_go_back(sitting, reader, desk.place(sitting, reader)):
         raise Refusal(409, "There is no way back from here", "Answer the image that is shown")
     sitting.back = True
@@ -246,7 +253,7 @@ async def _back(desk: Desk, request: Request) -> Response:
 
 async def _event(desk: Desk, request: Request) -> Response:
     body = await _body(request, {"kind", "content", "client_ms"})
-    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request))
+    sitting, reader = desk.at_work(_cookie(desk, request), _tab(request), _code(request))
     content = body.get("content", {})
     if not isinstance(content, dict):
         raise Refusal(400, "content must be an object", "Load the page again")

@@ -120,9 +120,11 @@ class Checkpoints:
             content = (folder / _STATE).read_bytes()
             if hashlib.sha256(content).hexdigest() != info["sha256"]:
                 raise _Damaged(f"{_STATE}: its SHA-256 is not the one noted")
-            step, belongs_to, tensors = info["step"], dict(info["belongs_to"]), load(content)
+            step, belongs_to, tensors = info["step"], info["belongs_to"], load(content)
             if not is_count(step, 0, 1 << 53):
                 raise _Damaged(f"{_INFO}: step")
+            if not isinstance(belongs_to, dict):
+                raise _Damaged(f"{_INFO}: belongs_to")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise _Damaged(f"{type(error).__name__}") from error
         changed = sorted(

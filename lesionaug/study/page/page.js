@@ -16,6 +16,7 @@ let trial = null; // what /api/trial says, with its pixels
 let clock = null; // response time of the trial that is shown
 let chosen = null;
 let busy = false;
+let canGoBack = false;
 let keys = null; // key handler of the screen that is shown
 
 /** Names this tab; a reload keeps the name, a duplicated tab (which copies the storage) gets its own. */
@@ -36,8 +37,13 @@ class Refused extends Error {
   }
 }
 
+/** Which tab asks, and for whom: tabs of one browser share a cookie, which another reader's link may have changed. */
+function ourHeaders() {
+  return { "X-Tab": tab, ...(study && { "X-Reader": encodeURIComponent(study.reader.code) }) };
+}
+
 async function call(path, body) {
-  const options = { headers: { "X-Tab": tab }, cache: "no-store", credentials: "same-origin" };
+  const options = { headers: ourHeaders(), cache: "no-store", credentials: "same-origin" };
   if (body !== undefined) {
     options.method = "POST";
     options.headers["Content-Type"] = "application/json";
@@ -59,8 +65,8 @@ async function patiently(ask) {
       return await ask();
     } catch (error) {
       if (error instanceof Refused) throw error;
-      say("The server does not answer", "Nothing that you have confirmed is lost. This page goes on by itself if the server " +
-        "comes back. If it was started anew, its new link is needed: ask whoever runs the study for it.");
+      say("The server does not answer", `${SAVED} This page goes on by itself if the server comes back. If it was started ` +
+        "anew, its new link is needed: ask whoever runs the study for it.");
       await new Promise((done) => setTimeout(done, RETRY_MS));
     }
   }
@@ -83,14 +89,15 @@ function say(title, text, button = null, action = null) {
   if (button) $("message-button").focus();
 }
 
+const SAVED = "Every answer before this image is saved; this image may be asked about again.";
 const NEW_LINK = "Ask whoever runs the study to press Enter where the server runs, and open the new link that it prints.";
 
 function failed(error) {
   if (!(error instanceof Refused)) {
-    say("Something went wrong", `${error}. Nothing that you have answered is lost.`, "Load the page again", () => location.reload());
+    say("Something went wrong", `${error}. ${SAVED}`, "Load the page again", () => location.reload());
   } else if (error.status === 401) {
-    say("Your sign-in has ended", "The server was started anew, the browser was closed, or your link was opened elsewhere. " +
-      "Nothing that you have confirmed is lost. " + NEW_LINK);
+    say("Your sign-in has ended", "The server was started anew, the browser was closed, your link was opened elsewhere, or " +
+      `another reader's link was opened in this browser. ${SAVED} ${NEW_LINK}`);
   } else if (error.status === 409) {
     say("Open in another tab", "The study is open in another tab or window. Close that one, then go on here.", "Go on here", start);
   } else {
@@ -138,6 +145,7 @@ async function start() {
     study = await json("/api/study");
     $("title").textContent = study.title;
     document.title = study.title;
+    $("who").textContent = `Reader ${study.reader.code}`;
     $("banner").hidden = study.kind !== "phantom";
     $("banner").textContent = "Phantom images: made by a program, they show no patients";
     display = startDisplay();
@@ -198,7 +206,7 @@ function showContrast() {
   }
   $("contrast-fault").textContent = "";
   const seen = ["both", "dark", "bright", "neither"];
-  show("contrast", (key) => seen[Number(key) - 1] && choose(seen[Number(key) - 1]));
+  show("contrast", (key) => (seen[Number(key) - 1] ? choose(seen[Number(key) - 1]) : false));
   let warned = false;
   async function choose(which) {
     await note("contrast", { seen: which, dpr: window.devicePixelRatio, width: screen.width, height: screen.height });
@@ -230,7 +238,9 @@ async function next() {
     if (coming.done) {
       trial = null;
       showPlace(coming.progress ?? { done: 1, total: 1 });
-      say("Thank you", "All images are answered, and every answer is saved. You can close this page.");
+      const [button, action] = coming.can_go_back ? ["Back to the last image", back] : [null, null];
+      say("Thank you", "All images are answered, and every answer is saved. You can close this page.", button, action);
+      canGoBack = coming.can_go_back;
       note("finished");
       return;
     }
@@ -260,7 +270,7 @@ function showPart(coming, pixels) {
   if (coming.progress) showPlace(coming.progress);
   const go = () => showTrial(coming, pixels);
   $("part-button").onclick = go;
-  show("part", (key) => (key === " " || key === "Enter") && go());
+  show("part", (key) => (key === "?" ? tools.help() : (key === " " || key === "Enter") && go()));
   $("part-button").focus();
 }
 
@@ -268,6 +278,7 @@ function showPart(coming, pixels) {
 
 function showTrial(coming, pixels) {
   trial = { ...coming, pixels };
+  canGoBack = coming.can_go_back;
   chosen = coming.previous?.choice ?? null;
   $("question").textContent = TASKS[coming.task].title;
   $("practice").hidden = !coming.practice;
@@ -343,7 +354,7 @@ async function confirm() {
     response_ms: clock.responseMs(),
     paused_ms: clock.pausedMs,
     num_pauses: clock.numPauses,
-    display: { ...display },
+    display: { ...display, zoom: fittingZoom() },
   };
   try {
     const said = await patiently(() => json("/api/answer", answer));
@@ -369,7 +380,7 @@ async function resync() {
 }
 
 async function back() {
-  if (busy || !trial?.can_go_back) return;
+  if (busy || !canGoBack) return;
   busy = true;
   try {
     await call("/api/back", {});
@@ -382,7 +393,7 @@ async function back() {
   }
 }
 
-/** Response time from paint to choice; pauses, hidden pages and long idleness are taken out and counted. */
+/** Response time from paint to choice; pauses and hidden pages are taken out and counted, long idleness is counted. */
 class Clock {
   #from = null;
   #lastActive = null;
@@ -402,8 +413,7 @@ class Clock {
   active() {
     const now = performance.now();
     if (this.#lastActive !== null && this.#pausedAt === null && now - this.#lastActive > IDLE_MS) {
-      this.pausedMs += now - this.#lastActive;
-      this.numPauses += 1;
+      this.numPauses += 1; // nobody knows whether it was spent looking
     }
     this.#lastActive = now;
   }
@@ -521,7 +531,7 @@ function adjust(centre, width) {
 let displayTimer = null;
 function logDisplay() {
   clearTimeout(displayTimer);
-  displayTimer = setTimeout(() => note("display", { ...display }), 500);
+  displayTimer = setTimeout(() => note("display", { ...display, zoom: fittingZoom() }), 500);
 }
 
 const tools = {
@@ -532,7 +542,8 @@ const tools = {
   zoom() {
     const room = Math.floor(Math.min(window.innerWidth - 32, window.innerHeight - 140) / study.design.size);
     const most = Math.max(1, Math.min(MOST_ZOOM, room));
-    display.zoom = display.zoom >= most ? Math.min(2, most) : display.zoom + 1;
+    const shown = fittingZoom();
+    display.zoom = shown >= most ? Math.min(2, most) : shown + 1;
     draw();
     logDisplay();
   },
@@ -547,13 +558,15 @@ const tools = {
     logDisplay();
   },
   pause() {
-    if (!clock.runs) return;
+    if (busy || !clock.runs) return; // the next image must not come up behind the dialog
     clock.pause();
     $("image").style.visibility = "hidden";
     $("pause-dialog").showModal();
     note("pause");
   },
   help() {
+    if (busy) return;
+    clock?.pause(); // it covers the image
     $("help-dialog").showModal();
     note("help");
   },
@@ -621,16 +634,20 @@ $("pause-dialog").addEventListener("close", () => {
   note("resume");
   mark();
 });
+$("help-dialog").addEventListener("close", () => clock?.resume());
 for (const button of document.querySelectorAll("[data-tool]")) button.onclick = () => tools[button.dataset.tool]();
 
 $("note").addEventListener("input", markNote);
 
 let drag = null;
 $("image").addEventListener("pointerdown", (event) => {
+  if (!event.isPrimary || event.button !== 0) return; // a second finger, another button
   drag = { x: event.clientX, y: event.clientY };
   $("image").setPointerCapture(event.pointerId);
 });
 $("image").addEventListener("pointermove", (event) => {
+  if (!event.isPrimary) return;
+  if (!(event.buttons & 1)) drag = null; // it was let go where nobody told us
   if (!drag) return;
   const step = (study.design.window_hu[1] - study.design.window_hu[0]) / 400;
   adjust((event.clientY - drag.y) * step, (event.clientX - drag.x) * step * 2);
@@ -640,7 +657,7 @@ for (const kind of ["pointerup", "pointercancel"]) $("image").addEventListener(k
 document.addEventListener("pointerdown", () => clock?.active());
 
 document.addEventListener("visibilitychange", () => {
-  if (!trial || $("trial").hidden || $("pause-dialog").open) return;
+  if (!trial || $("trial").hidden || $("pause-dialog").open || $("help-dialog").open) return;
   if (document.hidden) {
     clock?.pause();
     note("hidden");
@@ -653,7 +670,7 @@ window.addEventListener("resize", () => trial && !$("trial").hidden && draw());
 window.addEventListener("hashchange", () => location.reload()); // a new link in an old tab
 window.addEventListener("pagehide", () => {
   if (!study) return;
-  const headers = { "X-Tab": tab, "Content-Type": "application/json" };
+  const headers = { ...ourHeaders(), "Content-Type": "application/json" };
   fetch("/api/release", { method: "POST", headers, body: "{}", keepalive: true }).catch(() => {});
 });
 setInterval(() => study && call("/api/beat", {}).catch(() => {}), BEAT_MS);
