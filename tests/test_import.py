@@ -21,9 +21,10 @@ from lesionaug.data.importer import SourceRefused, check_source, import_source
 from lesionaug.data.margins import worst_outside_fraction
 from lesionaug.data.options import ImportOptions
 from lesionaug.data.patients import Aliases
-from lesionaug.data.slices import patient_key
+from lesionaug.data.slices import SourceFile, patient_key
 from lesionaug.data.sources import find
 from lesionaug.data.sources.guard import Guard
+from lesionaug.data.sources.recognise import recognise
 from lesionaug.data.store import load_rois, manifest_sha256, read_manifest
 from lesionaug.errors import ConfigError, DataError
 from tests.dicom_files import (
@@ -39,6 +40,8 @@ from tests.dicom_files import (
     series,
     write,
 )
+
+HERE = ImportOptions(isolate=False)
 
 
 def patient(folder: Path, patient_id: str, names: dict[int, str], *, seed: int = 0, radius: float = 6.0) -> None:
@@ -689,6 +692,68 @@ def test_a_picture_by_itself_is_checked_and_not_imported(cohort, tmp_path, capsy
             cli.main(["data", *map(str, words)])
         assert left.value.code == code
     assert "0 errors, 0 warnings: nothing to import" in capsys.readouterr().out
+
+
+def test_an_object_by_itself_that_is_no_slice_is_not_ready_to_import(tmp_path, capsys):
+    scout, capture = ct_dataset(hu_picture()), ct_dataset(hu_picture())
+    scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    for ds in (scout, capture):
+        write(ds, tmp_path / "a.dcm")
+        code, out, _ = run(capsys, "data", "check", tmp_path / "a.dcm")
+        assert code == 0
+        assert "skipped: " in out
+        assert "can be read" not in out
+        assert "0 errors, 0 warnings: nothing to import" in out
+
+
+@pytest.mark.parametrize("kind", ["meta information", "explicit", "implicit"])
+@pytest.mark.parametrize("suffix", ["", ".dcm"])
+def test_dicom_without_its_preamble_is_named(tmp_path, suffix, kind):
+    ds = ct_dataset(hu_picture(), patient="Ann")
+    path = tmp_path / f"I0{suffix}"
+    if kind == "meta information":
+        write(ds, path)
+        path.write_bytes(path.read_bytes()[132:])
+    else:
+        stream = pydicom.filebase.DicomBytesIO()
+        stream.is_implicit_VR, stream.is_little_endian = kind == "implicit", True
+        pydicom.filewriter.write_dataset(stream, ds)
+        path.write_bytes(stream.getvalue())
+    (said,) = errors(check_source(tmp_path, HERE))
+    assert said.startswith(f"{path.name}: this looks like DICOM without the preamble")
+    assert "dcmconv" in said
+
+
+def test_other_binary_files_are_no_dicom_without_a_preamble(tmp_path):
+    rng = np.random.default_rng(0)
+    for number, start in enumerate((b"", b"\x08\x00", b"\x08\x00\x05\x00CS", b"\x08\x00\x05\x00" * 9, bytes(64))):
+        (tmp_path / f"{number}.bin").write_bytes(start + rng.bytes(200))
+    assert errors(check_source(tmp_path, HERE)) == [
+        f"{tmp_path.name}: nothing here is a supported source. docs/import.md lists what can be imported"
+    ]
+
+
+def test_a_pointer_in_place_of_a_slice_is_a_fault(cohort):
+    (cohort / "a" / "1.dcm").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for path in (cohort, cohort / "a" / "1.dcm"):
+        assert any("1.dcm: this is a Git LFS pointer" in line for line in errors(check_source(path, HERE)))
+
+
+def test_an_xml_file_is_known_behind_a_long_comment(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text(f"<!--{'x' * 5000}--><ImageAnnotationCollection/>")
+    assert recognise(SourceFile(1, path, path.name)).kind == "aim"
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_with_other_separators_is_told_to_have_commas(tmp_path, separator):
+    path = tmp_path / "t.csv"
+    path.write_text("image,patient_id,polygon_xy\n".replace(",", separator) + "a.png;p;1,1 2,2 3,1\n")
+    for place in (tmp_path, path):
+        assert errors(check_source(place, HERE))[0] == (
+            "t.csv: columns must be separated by commas. Save it as comma-separated CSV"
+        )
 
 
 def test_what_a_file_is_may_stand_in_its_data_set_alone(cohort, tmp_path):

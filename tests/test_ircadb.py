@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,31 @@ def test_masks_that_do_not_fit_are_refused(tmp_path):
     for path in (folder / "PATIENT_DICOM").iterdir():
         path.write_bytes(b"")
     assert errors(folder)
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_slices_without_a_lesion_are_read_too(tmp_path, isolate):
+    folder = case(tmp_path / "c", {"livertumor": ball(30, 25, [0, 5.3, 0])})
+    localizer = ct_dataset(hu_picture(), z=90.0, patient="same")
+    localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    write(localizer, folder / "PATIENT_DICOM/image_9")
+    options = ImportOptions(isolate=isolate)
+    assert not [finding for finding in check_source(folder, options) if finding.severity == "error"]
+    bare = ct_dataset(hu_picture(), z=0.0, patient="same")
+    del bare.RescaleSlope
+    write(bare, folder / "PATIENT_DICOM/image_0")
+    short = ct_dataset(hu_picture(), z=4.0, patient="same")
+    short.PixelData = short.PixelData[:200]
+    write(short, folder / "PATIENT_DICOM/image_2")
+    wrong = [finding.where for finding in check_source(folder, options) if finding.severity == "error"]
+    assert wrong == ["PATIENT_DICOM/image_0", "PATIENT_DICOM/image_2"]
+    with pytest.raises(DataError):
+        import_source(folder, tmp_path / "rois", options)
+
+
+def test_a_case_whose_name_is_no_text_has_a_pseudonym(tmp_path):
+    case(tmp_path / "set" / os.fsdecode(b"c\xff"), {"livertumor": ball(30, 25, [0, 5.3, 0])})
+    assert import_source(tmp_path / "set", tmp_path / "rois", HERE).num_patients == 1
 
 
 def test_a_missing_slice_is_counted_and_the_next_largest_taken(tmp_path):

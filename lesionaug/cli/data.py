@@ -145,7 +145,7 @@ def check(source: Path, /, *, reading: Reading = _AS_IT_IS) -> int:
     _print_findings(findings, sys.stdout, most=None)
     errors, warnings = (sum(f.severity == severity for f in findings) for severity in ("error", "warning"))
     outcome = "this source is refused" if errors else "ready to import"
-    if any(finding.rule == NOTHING_TO_IMPORT for finding in findings):
+    if any(finding.rule in NOTHING_TO_IMPORT for finding in findings):
         outcome = "nothing to import"
     print(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}: {outcome}")
     return DataError.exit_code if errors else 0

@@ -19,10 +19,15 @@ from lesionaug.data.sources.find import SUPPORTED, FoundSource
 from lesionaug.data.sources.formats import FORMATS
 from lesionaug.data.sources.given import Given
 from lesionaug.data.sources.guard import Guard, Job, Outcome
+from lesionaug.data.sources.ircadb import mask_folders
 from lesionaug.data.sources.jobs import read_lesions, read_slices, read_volume
 from lesionaug.errors import ConfigError, DataError
 
-NOTHING_TO_IMPORT = "the picture can be read; it holds no margins, so there is nothing to import"
+# What is said of a single picture without margins, and of an object that is neither.
+NOTHING_TO_IMPORT = (
+    "the picture can be read; it holds no margins, so there is nothing to import",
+    "it is no slice and holds no margins, so there is nothing to import",
+)
 
 # Two margins of one patient on one slice that share more of their area than this are probably one lesion.
 SAME_TISSUE = 0.5
@@ -111,8 +116,9 @@ def collect(source: FoundSource, options: ImportOptions, guard: Guard, on_step: 
             collected.findings.append(Finding("warning", "labels", rule, "Add lesions of another class"))
     collected.findings = list(dict.fromkeys(collected.findings))  # several workers may have said the same
     if source.alone:
-        if (slices or source.volumes) and not any(finding.severity == "error" for finding in collected.findings):
-            collected.findings.append(Finding("info", source.root.name, NOTHING_TO_IMPORT))
+        if not any(finding.severity == "error" for finding in collected.findings):
+            rule = NOTHING_TO_IMPORT[0 if slices or source.volumes else 1]
+            collected.findings.append(Finding("info", source.root.name, rule))
     elif not collected.lesions and not any(finding.severity == "error" for finding in collected.findings):
         fix = SUPPORTED
         if any("no slice" in finding.reason for finding in collected.findings):
@@ -135,6 +141,11 @@ def _read_slices(
             else:
                 _add_slice(slices, result, source, collected)
         _note_error(outcome, collected)
+    if "ircadb" in source.formats:  # each structure looks for its own slices; those without a lesion are read here
+        files = dict.fromkeys(file for folder in mask_folders(source.files) for file in folder.slices)
+        jobs = [Job(file.name, read_slices, (file,), file.size) for file in files]
+        for outcome in guard.run(jobs, on_step, "reading slices"):
+            _note_error(outcome, collected)
     if source.alone and source.volumes:
         jobs = [Job(file.name, read_volume, (file,), file.size) for file in source.volumes]
         for outcome in guard.run(jobs, on_step, "reading volumes"):

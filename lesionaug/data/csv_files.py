@@ -51,9 +51,14 @@ def read_rows(path: Path, where: str) -> Iterator[dict[str, str]]:
 
 
 def heading(path: Path) -> set[str]:
-    """The trimmed lower-case headings of a CSV, empty where it cannot be read as one."""
+    """The trimmed lower-case headings of a CSV, empty where it cannot be read as one.
+
+    Other separators than commas are seen through, so that the table is known; `read_rows` then refuses them.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            return {cell.strip().lower() for cell in next(csv.reader([stream.readline(1 << 16)]), [])}
+            line = stream.readline(1 << 16)
+        rows = [next(csv.reader([line], delimiter=delimiter), []) for delimiter in ",;\t"]
+        return {cell.strip().lower() for cell in next((row for row in rows if len(row) > 1), rows[0])}
     except (UnicodeDecodeError, OSError, csv.Error):
         return set()

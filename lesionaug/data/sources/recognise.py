@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,10 @@ _MARGIN_CLASSES = {
 }
 _SURFACE_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.5"
 _MOST_JSON_BYTES = 256 << 20
+_LFS = b"version https://git-lfs"
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LONG_VRS = frozenset(b"OB OW SQ UC UN UR UT".split())
+_HEAD_BYTES = 64 << 10  # an XML file may begin with a long comment
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,18 @@ def recognise(source: SourceFile) -> Recognised:
     """Say what a file is.
 
     Raises:
-        DataError: When it cannot be opened.
+        DataError: When it cannot be opened, or is what came of a DICOM file: without its first bytes, or a pointer.
     """
     name = source.name.lower()
     with reading(source.name), source.path.open("rb") as stream:
-        head = stream.read(4096)
+        head = stream.read(_HEAD_BYTES)
+    if not is_dicom(head):
+        _refuse_stand_in(source, head, named_dicom=name.endswith(DICOM_SUFFIXES))
     if is_dicom(head) or name.endswith(DICOM_SUFFIXES):
         return _dicom(source)
     if name.endswith(SUFFIXES):
         return Recognised(VOLUME)
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith(_LFS):
         return Recognised(UNKNOWN, "a Git LFS pointer in place of the file (run git lfs pull)")
     if name.endswith((".nrrd", ".mha", ".mhd")):
         return Recognised(UNKNOWN, "NRRD or MetaImage (convert it to NIfTI)")
@@ -76,6 +83,36 @@ def recognise(source: SourceFile) -> Recognised:
         named = root_names(head)
         return Recognised("aim" if named & set(aim.ROOTS) or (not named and b"ImageAnnotation" in head) else UNKNOWN)
     return Recognised(UNKNOWN)
+
+
+def _refuse_stand_in(source: SourceFile, head: bytes, *, named_dicom: bool) -> None:
+    """Name what came of a DICOM file; passed over, its slice would be missing and a lesion cut from another."""
+    if named_dicom and head.startswith(_LFS):
+        raise DataError(source.name, "this is a Git LFS pointer in place of the DICOM file", "Run git lfs pull")
+    if _begins_with_elements(head):
+        raise DataError(
+            source.name,
+            "this looks like DICOM without the preamble and the 'DICM' mark at its start, so it is not read",
+            "Convert it to a DICOM file (dcmconv of DCMTK does), or remove it",
+        )
+
+
+def _begins_with_elements(head: bytes) -> bool:
+    """Whether it begins with two short elements of the groups 0002 or 0008, ascending and little endian."""
+    at, last = 0, (0, -1)
+    for _ in range(2):
+        if len(head) < at + 12:
+            return False
+        group, element, length = struct.unpack_from("<HHI", head, at)
+        vr = head[at + 4 : at + 6]
+        if vr in _SHORT_VRS:
+            length = length >> 16
+        elif vr in _LONG_VRS:
+            length, at = int.from_bytes(head[at + 8 : at + 12], "little"), at + 4
+        if group not in (0x0002, 0x0008) or (group, element) <= last or element > 0x1200 or length > 1024 or length % 2:
+            return False
+        last, at = (group, element), at + 8 + length
+    return True
 
 
 def _dicom(source: SourceFile) -> Recognised:
