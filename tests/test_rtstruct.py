@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 
 from lesionaug.data.importer import check_source, import_source
 from lesionaug.data.margins import diameter_px
@@ -23,6 +24,7 @@ from lesionaug.data.store import load_rois, read_manifest
 from lesionaug.errors import DataError
 from tests.dicom_files import (
     HEIGHT,
+    SERIES,
     WIDTH,
     circle_mm,
     contour,
@@ -257,6 +259,88 @@ def test_a_keyhole_is_the_ring_of_two_contours(tmp_path):
     (two,), _ = margins(tmp_path, {1: ("a", [contour(outer), contour(inner, kind="CLOSEDPLANAR_XOR")])})
     assert np.array_equal(one.slices[0].mask, two.slices[0].mask)
     assert not one.slices[0].mask[25, 30]
+
+
+def test_an_outline_given_twice_counts_once(tmp_path):
+    series(tmp_path)
+    outer, hole = circle_mm(30, 25, 12.2, 5.0, points=2000), circle_mm(30, 25, 5.4, 5.0, points=2000)
+    again = [outer[700:] + outer[:700], outer[::-1], [*outer, outer[0]]]  # another start, direction, and closed
+    drawn = [contour(points) for points in (outer, hole, hole, *again)]
+    (margin,), (finding,) = margins(tmp_path, {1: ("a", drawn)})
+    expected = disc(HEIGHT, WIDTH, 30.5, 25.5, 12.2) ^ disc(HEIGHT, WIDTH, 30.5, 25.5, 5.4)
+    assert np.array_equal(margin.slices[0].mask, expected)
+    assert finding.severity == "warning"
+    assert "4 of 6 outlines on slice #2 repeat another one" in finding.rule
+
+
+@pytest.mark.parametrize(
+    ("circles", "crossing"),
+    [
+        ([(30, 25, 12), (45, 25, 12)], True),
+        ([(30, 25, 12), (30, 25, 4), (41, 25, 4)], True),  # the second hole reaches out
+        ([(30, 25, 12), (27, 25, 4), (33, 25, 4)], True),  # the holes overlap
+        ([(33, 25, 4), (30, 25, 12), (25, 25, 3.3)], False),  # two holes
+        ([(30, 25, 12), (30, 25, 8), (30, 25, 4), (55, 25, 8)], False),  # an island in a hole, and another part
+        ([(-2, 25, 8), (-2, 25, 4)], False),
+    ],
+)
+def test_outlines_that_cross_are_worth_a_warning(tmp_path, circles, crossing):
+    series(tmp_path)
+    _, findings = margins(tmp_path, {1: ("a", [contour(circle_mm(*circle, 5.0)) for circle in circles])})
+    said = [finding.rule for finding in findings if "outside" not in finding.rule]
+    assert [rule for rule in said if "overlap in part" in rule] == said
+    assert len(said) == crossing
+
+
+def test_a_slice_whose_outlines_enclose_nothing_is_named(tmp_path):
+    series(tmp_path)
+    drawn = [contour(circle_mm(30, 25, 9, 5.0)), contour(circle_mm(30.5, 25.5, 0.2, 10.0))]
+    (margin,), (finding,) = margins(tmp_path, {1: ("a", drawn)})
+    assert [entry.slice.source.name for entry in margin.slices] == ["1.dcm"]
+    assert finding.severity == "warning"
+    assert "no pixel centre on slice #3: left out" in finding.rule
+
+
+def test_contours_of_a_roi_that_is_not_described_are_an_error(tmp_path):
+    series(tmp_path)
+    one = [contour(circle_mm(30, 25, 9, 5.0))]
+    dataset = rtstruct_dataset({1: ("a", one), 2: ("b", one), 3: ("c", None)})
+    dataset.StructureSetROISequence = dataset.StructureSetROISequence[:1]
+    path = write(dataset, tmp_path / "RS.dcm")
+    findings: list[Finding] = []
+    (margin,) = read_rtstruct(SourceFile(9, path, path.name), Given(ct_slices(tmp_path), findings))
+    assert margin.number == 1
+    (finding,) = findings
+    assert (finding.severity, finding.where) == ("error", "RS.dcm")
+    assert "ROI 2, which" in finding.rule
+
+
+def test_a_series_that_is_not_here_is_worth_one_warning(tmp_path):
+    slices = series(tmp_path)
+    for named, referenced, warned in (("1.2.3", None, 1), ("1.2.3", slices[1].SOPInstanceUID, 0), (SERIES, None, 0)):
+        one = [contour(circle_mm(30, 25, 9, 5.0), reference=referenced)]
+        dataset = rtstruct_dataset({1: ("a", one), 2: ("b", one)})
+        frame, study, item = Dataset(), Dataset(), Dataset()
+        item.SeriesInstanceUID = named
+        study.RTReferencedSeriesSequence, frame.RTReferencedStudySequence = [item], [study]
+        dataset.ReferencedFrameOfReferenceSequence = [frame]
+        path = write(dataset, tmp_path / "RS.dcm")
+        findings: list[Finding] = []
+        assert len(list(read_rtstruct(SourceFile(9, path, path.name), Given(ct_slices(tmp_path), findings)))) == 2
+        assert [finding.severity for finding in findings] == ["warning"] * warned
+        assert all("drawn on is not here" in finding.rule for finding in findings)
+
+
+@pytest.mark.parametrize("points", [1, 2])
+def test_closed_contours_of_one_or_two_points_are_passed_over(tmp_path, points):
+    series(tmp_path)
+    good, click = contour(circle_mm(30, 25, 9, 5.0)), contour(circle_mm(30, 25, 9, 10.0)[:points])
+    (margin,), findings = margins(tmp_path, {1: ("a", [good, click]), 2: ("b", [click])})
+    assert margin.number == 1
+    assert len(margin.slices) == 1
+    assert [finding.severity for finding in findings] == ["warning"] * 3
+    assert "1 CLOSED_PLANAR of fewer than 3 points" in findings[0].rule
+    assert [finding.number for finding in findings if finding.reason == "no closed contour"] == [2]
 
 
 def test_ten_thousand_slices_and_two_thousand_contours_take_seconds():

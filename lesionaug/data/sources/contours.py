@@ -19,6 +19,7 @@ from lesionaug.data.margins import Convention, polygons_reach_outside, polygons_
 from lesionaug.data.slices import Finding, MarginOnSlice, MarginRefused
 from lesionaug.data.sources.dicom_ct import CtSlice
 from lesionaug.data.sources.dicom_file import text
+from lesionaug.data.sources.named_margins import listed
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -31,6 +32,8 @@ SAME_PLANE_MM = 0.1
 ONE_DRAWING_MM = 0.5
 # A contour between 0.49 and 0.51 of a step from the nearest slice lies "exactly between": no slice is nearer.
 BETWEEN = (0.49, 0.51)
+# Outlines of one margin on one slice are compared with each other up to here: pixels of all their boxes, and outlines.
+MOST_COMPARED = (1 << 24, 1000)
 
 Polygons = list[NDArray[np.float64]]
 
@@ -97,6 +100,17 @@ class SliceIndex:
         found = self._by_frame.get(frame_of_reference, []) if frame_of_reference else []
         of_series = [entry for entry in found if entry.series_uid in series]
         return of_series or list(found)
+
+    def note_another_series(
+        self, series: set[str], chosen: Iterable[CtSlice], where: str, findings: list[Finding]
+    ) -> None:
+        """Warn, once for a file, when slices that were found by their plane are of none of the series that it names."""
+        chosen = list(chosen)
+        if chosen and series - {""} and not any(entry.series_uid in series for entry in chosen):
+            rule = "the series it was drawn on is not here; matched by frame of reference and plane"
+            warning = Finding("warning", where, rule, "Look at the margins on the contact sheet")
+            if warning not in findings:
+                findings.append(warning)
 
     def check_patient(self, chosen: CtSlice, patient: str | None, where: str) -> None:
         """Refuse a margin on a slice of another patient (None: its format names none).
@@ -329,24 +343,28 @@ def draw(on_slice: Mapping[CtSlice, Polygons], where: str, findings: list[Findin
     Raises:
         MarginRefused: When no pixel centre lies in any.
     """
-    entries = []
+    entries, empty = [], []
     for chosen in sorted(on_slice, key=CtSlice.order):
         mask = _mask(on_slice[chosen], chosen.turned_shape, "pixel_centre", chosen, where, findings)
         if mask.any():
             entries.append(MarginOnSlice.of(chosen, mask))
-    return _not_empty(entries, bool(on_slice), where)
+        else:
+            empty.append(chosen)
+    return _not_empty(entries, empty, where, findings)
 
 
 def draw_as_stored(
     on_slice: Mapping[CtSlice, Polygons], convention: Convention, where: str, findings: list[Finding]
 ) -> list[MarginOnSlice]:
     """As `draw`, for polygons in pixels of the slices as they are stored, for formats that name a picture's pixels."""
-    entries = []
+    entries, empty = [], []
     for chosen in sorted(on_slice, key=CtSlice.order):
         stored = _mask(on_slice[chosen], (chosen.height, chosen.width), convention, chosen, where, findings)
         if stored.any():
             entries.append(MarginOnSlice.of(chosen, chosen.turn.apply(stored)))
-    return _not_empty(entries, bool(on_slice), where)
+        else:
+            empty.append(chosen)
+    return _not_empty(entries, empty, where, findings)
 
 
 def _mask(
@@ -361,11 +379,81 @@ def _mask(
         findings.append(
             Finding("warning", where, f"partly outside slice #{chosen.source.number}; clipped to the picture")
         )
-    return polygons_to_mask(polygons, *shape, convention=convention)
+    kept = each_once(polygons, shape, convention, where, f" on slice #{chosen.source.number}", findings)
+    return polygons_to_mask(kept, *shape, convention=convention)
 
 
-def _not_empty(entries: list[MarginOnSlice], drawn: bool, where: str) -> list[MarginOnSlice]:
-    if drawn and not entries:
+def each_once(
+    polygons: Polygons, shape: tuple[int, int], convention: Convention, where: str, place: str, findings: list[Finding]
+) -> Polygons:
+    """The outlines of one margin on one picture that XOR may combine: one given twice would cut itself out.
+
+    Args:
+        polygons: Each [n, 2], (x, y) in pixels.
+        shape: (height, width) of the picture.
+        convention: What an integer coordinate means.
+        where: Named in warnings.
+        place: Which picture: ' on slice #3', or ''.
+        findings: An outline that is repeated, and outlines that cross, are worth a warning.
+
+    Returns:
+        The outlines, each once, whatever point it starts at and whichever way it runs.
+    """
+    kept = list({_outline_key(polygon): polygon for polygon in reversed(polygons)}.values())[::-1]
+    if len(kept) < len(polygons):
+        rule = f"{len(polygons) - len(kept)} of {len(polygons)} outlines{place} repeat another one; each counts once"
+        findings.append(Finding("warning", where, rule, "Look at the margin on the contact sheet"))
+    if _cross(kept, shape, convention):
+        rule = f"outlines{place} overlap in part; where two overlap is cut out, as a hole is"
+        findings.append(Finding("warning", where, rule, "Look at the margin on the contact sheet, or draw one outline"))
+    return kept
+
+
+def _outline_key(polygon: NDArray[np.float64]) -> bytes:
+    """The same for any first point, either direction, and a last point that repeats the first."""
+    points = polygon + 0.0  # no -0.0
+    if len(points) > 1 and bool((points[0] == points[-1]).all()):
+        points = points[:-1]
+    first = int(np.lexsort(points.T)[0])
+    forwards = np.roll(points, -first, axis=0)
+    backwards = np.roll(forwards[::-1], 1, axis=0)
+    return min(forwards.tobytes(), backwards.tobytes())
+
+
+def _cross(polygons: Polygons, shape: tuple[int, int], convention: Convention) -> bool:
+    """Whether two outlines share pixels while neither lies within the other (not told of wildly many)."""
+    if not 1 < len(polygons) <= MOST_COMPARED[1]:
+        return False
+    boxes = []
+    for polygon in polygons:
+        low = np.clip(np.floor(polygon.min(axis=0)) - 1, 0, shape[::-1]).astype(int)
+        high = np.clip(np.ceil(polygon.max(axis=0)) + 1, 0, shape[::-1]).astype(int)
+        boxes.append((low, high - low))
+    if sum(int(size.prod()) for _, size in boxes) > MOST_COMPARED[0]:
+        return False
+    masks = [
+        polygons_to_mask([polygon - low], int(size[1]), int(size[0]), convention=convention)
+        for polygon, (low, size) in zip(polygons, boxes, strict=True)
+    ]
+    # Largest first: without crossings, each lies wholly within the smallest one so far that reaches there, or in none.
+    innermost = np.zeros(shape, dtype=np.int32)
+    for number in sorted(range(len(masks)), key=lambda n: -int(masks[n].sum())):
+        low, size = boxes[number]
+        below = innermost[low[1] : low[1] + size[1], low[0] : low[0] + size[0]]
+        found = below[masks[number]]
+        if found.size and int(found.min()) != int(found.max()):
+            return True
+        below[masks[number]] = number + 1
+    return False
+
+
+def _not_empty(
+    entries: list[MarginOnSlice], empty: list[CtSlice], where: str, findings: list[Finding]
+) -> list[MarginOnSlice]:
+    if entries and empty:
+        rule = f"its outlines enclose no pixel centre on {listed('slice', [f'#{s.source.number}' for s in empty])}"
+        findings.append(Finding("warning", where, f"{rule}: left out there", "Look at the margin on the contact sheet"))
+    if empty and not entries:
         raise MarginRefused(
             where,
             "the margin encloses no pixel centre inside the picture",

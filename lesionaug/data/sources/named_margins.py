@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from lesionaug.errors import DataError
 Item = TypeVar("Item")
 
 _MOST_OF_A_NAME = 64  # characters shown
+_MOST_NUMBERS = 10  # listed
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,9 @@ def read_named(
                 also_named=names,
             )
     return any_margin
+
+
+def listed(kind: str, numbers: Sequence[int | str]) -> str:
+    """'ROI 2', 'ROIs 2, 3', and no more than the first ten."""
+    more = f" and {len(numbers) - _MOST_NUMBERS} more" if len(numbers) > _MOST_NUMBERS else ""
+    return f"{kind}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:_MOST_NUMBERS]))}{more}"

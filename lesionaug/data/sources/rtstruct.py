@@ -14,7 +14,7 @@ from lesionaug.data.slices import Finding, Margin, MarginRefused, SourceFile
 from lesionaug.data.sources.contours import Contour, Reference, draw, match
 from lesionaug.data.sources.dicom_file import is_nested, read_dicom, reading, text
 from lesionaug.data.sources.given import Given
-from lesionaug.data.sources.named_margins import Drawn, read_named
+from lesionaug.data.sources.named_margins import Drawn, listed, read_named
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -43,10 +43,20 @@ def read_rtstruct(source: SourceFile, given: Given) -> Iterator[Margin]:
     dataset = read_dicom(source, pixels=False)
     with reading(source.name):
         patient = given.options.patient_of(dataset)
-        rois = _by_number(dataset, "StructureSetROISequence", "ROINumber", source, findings)
-        contours = _by_number(dataset, "ROIContourSequence", "ReferencedROINumber", source, findings)
+        described = _by_number(dataset, "StructureSetROISequence", "ROINumber", source, findings)
+        drawn_for = _by_number(dataset, "ROIContourSequence", "ReferencedROINumber", source, findings)
+        rois = _single(described, "ROINumber", source, findings)
+        contours = _single(drawn_for, "ReferencedROINumber", source, findings)
+        undescribed = sorted(
+            number
+            for number in drawn_for.keys() - described.keys()
+            if any(item.get("ContourSequence") for item in drawn_for[number])
+        )
         series = _referenced_series(dataset)
-    if not dataset.get("StructureSetROISequence"):
+    if undescribed:
+        rule = f"contours are of {listed('ROI', undescribed)}, which StructureSetROISequence does not describe"
+        findings.append(Finding("error", source.name, rule, "Export the structure set again"))
+    elif not dataset.get("StructureSetROISequence"):
         findings.append(
             Finding("warning", source.name, "the structure set holds no ROI", "Draw the margins, then export it again")
         )
@@ -62,6 +72,8 @@ def read_rtstruct(source: SourceFile, given: Given) -> Iterator[Margin]:
         on_slice, missing = match(
             drawn, candidates, given.index, where, findings, patient=patient, frame_of_reference=frame
         )
+        referenced = set(given.index.referenced(reference for item in drawn for reference in item.references))
+        given.index.note_another_series(series, on_slice.keys() - referenced, source.name, findings)
         return Drawn(draw(on_slice, where, findings), missing, patient)
 
     yield from read_named(source, given, "ROI", rois.items(), lambda roi: (text(roi, "ROIName"), ()), draw_roi)
@@ -69,8 +81,8 @@ def read_rtstruct(source: SourceFile, given: Given) -> Iterator[Margin]:
 
 def _by_number(
     dataset: Dataset, sequence: str, keyword: str, source: SourceFile, findings: list[Finding]
-) -> dict[int, Dataset]:
-    """The items of a sequence by their ROI number; one without a number of its own is a fault, the others go on."""
+) -> dict[int, list[Dataset]]:
+    """The items of a sequence by their ROI number; one without a number is a fault, the others go on."""
     found: dict[int, list[Dataset]] = defaultdict(list)
     for place, item in enumerate(dataset.get(sequence) or [], 1):
         element = item.get_item(keyword)
@@ -81,8 +93,15 @@ def _by_number(
         else:
             rule = f"{keyword} must be a whole number, item {place} has '{written[:16]}'"
             findings.append(Finding("error", source.name, rule, "Export the structure set again"))
+    return dict(found)
+
+
+def _single(
+    found: dict[int, list[Dataset]], keyword: str, source: SourceFile, findings: list[Finding]
+) -> dict[int, Dataset]:
+    """The item of each ROI number; a number that several have is a fault, the others go on."""
     for number in [number for number, items in found.items() if len(items) > 1]:
-        rule = f"{keyword} {number} is given to {len(found.pop(number))} items, so nobody can tell their contours apart"
+        rule = f"{keyword} {number} is given to {len(found[number])} items, so nobody can tell their contours apart"
         findings.append(
             Finding(
                 "error",
@@ -94,7 +113,7 @@ def _by_number(
                 number,
             )
         )
-    return {number: items[0] for number, items in found.items()}
+    return {number: items[0] for number, items in found.items() if len(items) == 1}
 
 
 def _referenced_series(dataset: Dataset) -> set[str]:
@@ -108,7 +127,7 @@ def _referenced_series(dataset: Dataset) -> set[str]:
 
 
 def _contours(item: Dataset | None, where: str, findings: list[Finding]) -> list[Contour]:
-    """The closed planar contours of a ROI; other kinds are named and passed over."""
+    """The closed planar contours of a ROI; other kinds, and those of one or two points, are named and passed over."""
     found: list[Contour] = []
     other: dict[str, int] = defaultdict(int)
     for contour in (item.get("ContourSequence") or []) if item is not None else []:
@@ -116,9 +135,13 @@ def _contours(item: Dataset | None, where: str, findings: list[Finding]) -> list
         if kind not in _CLOSED:
             other[kind or "(no type)"] += 1
             continue
+        points = _points(contour, where)
+        if len(points) < 3:
+            other[f"{kind} of fewer than 3 points"] += 1
+            continue
         images = contour.get("ContourImageSequence") or []
         references = tuple(reference for image in images for reference in Reference.all_of(image))
-        found.append(Contour(_points(contour, where), references))
+        found.append(Contour(points, references))
     if other:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items()))
         findings.append(Finding("warning", where, f"only closed contours are margins; passed over: {kinds}", ""))
@@ -138,7 +161,8 @@ def _points(contour: Dataset, where: str) -> NDArray[np.float64]:
     except ValueError:
         values = np.full(1, np.nan)
     declared = text(contour, "NumberOfContourPoints")
-    if values.size < 9 or values.size % 3 or not bool(np.isfinite(values).all()):
+    least = 3 if declared in ("1", "2") else 9  # a click that the contouring program kept, not a contour cut short
+    if values.size < least or values.size % 3 or not bool(np.isfinite(values).all()):
         raise MarginRefused(
             where,
             "a closed contour must be at least three points of three finite numbers",
