@@ -147,6 +147,96 @@ def test_real_label_maps_with_and_without_padding(shared_data, tmp_path, name):
     assert sum(entry.area for entry in margin.slices) == int((stored == 1).sum())
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("FRACTIONAL", lambda ds: setattr(ds, "MaximumFractionalValue", 0), r"must be 1 \.\. 255, got '0'"),
+        ("FRACTIONAL", lambda ds: setattr(ds, "MaximumFractionalValue", 256), r"must be 1 \.\. 255, got '256'"),
+        ("FRACTIONAL", lambda ds: delattr(ds, "MaximumFractionalValue"), r"must be 1 \.\. 255, got ''"),
+        (
+            "FRACTIONAL",
+            lambda ds: setattr(ds, "Columns", WIDTH - 1),
+            "must have 28440 bytes of pixel data .* got 28800",
+        ),
+        ("BINARY", lambda ds: setattr(ds, "Columns", WIDTH - 1), "must have 3555 bytes of pixel data .* got 3600"),
+        ("LABELMAP", lambda ds: setattr(ds, "Rows", HEIGHT + 1), "must have 14640 bytes of pixel data .* got 14400"),
+        ("BINARY", lambda ds: setattr(ds, "PixelData", ds.PixelData + b"\xff\xff"), "3600 bytes .* got 3602"),
+        ("BINARY", lambda ds: setattr(ds, "PixelData", ds.PixelData[:-2]), "3600 bytes .* got 3598"),
+        ("BINARY", lambda ds: delattr(ds, "PixelData"), "lacks its PixelData"),
+    ],
+)
+def test_a_scale_that_is_none_and_pixels_of_another_length_are_refused(tmp_path, kind, change, words):
+    masks = two_segments()
+    drawn = masks.astype(float) if kind == "FRACTIONAL" else masks
+    dataset = segmentation(series(tmp_path), drawn, ["a", "b"], kind=kind)
+    change(dataset)
+    with pytest.raises(DataError, match=words):
+        margins(tmp_path, dataset)
+
+
+def test_frames_padded_to_whole_bytes_are_refused_and_one_byte_that_makes_them_even_is_not(tmp_path):
+    rows, columns = 11, 23  # 253 bits: 3 of padding in each frame
+    slices = [ct_dataset(hu_picture(n, rows, columns), z=5.0 * n) for n in range(9)]
+    for number, ds in enumerate(slices):
+        write(ds, tmp_path / f"{number}.dcm")
+    masks = np.random.default_rng(1).random((9, rows, columns, 1)) < 0.4
+    dataset = segmentation(slices, masks, ["a"])
+    assert len(dataset.PixelData) == 286  # 285, and one to make it even
+    assert len(margins(tmp_path, dataset)[0]) == 1
+    padded = np.packbits(masks[..., 0].reshape(9, -1), axis=1, bitorder="little").tobytes()
+    assert len(padded) == 288
+    dataset.PixelData = padded
+    with pytest.raises(DataError, match="no padding between frames"):
+        margins(tmp_path, dataset)
+
+
+def test_fractions_above_their_maximum_are_refused(tmp_path):
+    dataset = segmentation(series(tmp_path), two_segments().astype(float), ["a", "b"], kind="FRACTIONAL")
+    dataset.MaximumFractionalValue = 100
+    found, findings = margins(tmp_path, dataset)
+    assert not found
+    assert all("must not exceed MaximumFractionalValue 100, got 255" in finding.rule for finding in findings)
+    dataset.PixelData = (np.frombuffer(dataset.PixelData, np.uint8) // 255 * 100).tobytes()
+    found, findings = margins(tmp_path, dataset)
+    assert len(found) == 2
+    assert not findings
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+@pytest.mark.parametrize(("described", "words"), [(1, "segment 2,"), (0, "segments 1, 2,")])
+def test_frames_of_segments_that_are_not_described_are_an_error(tmp_path, kind, described, words):
+    dataset = segmentation(series(tmp_path), two_segments(), ["a", "b"], kind=kind)
+    dataset.SegmentSequence = [s for s in dataset.SegmentSequence if 1 <= s.SegmentNumber <= described]
+    found, (finding,) = margins(tmp_path, dataset)
+    assert len(found) == described
+    assert (finding.severity, finding.where) == ("error", "seg.dcm")
+    assert words in finding.rule
+
+
+def test_a_binary_segment_of_number_0_is_an_error(tmp_path):
+    dataset = segmentation(series(tmp_path), two_segments(), ["a", "b"])
+    dataset.SegmentSequence[0].SegmentNumber = 0
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber %= 2
+    dataset.SegmentSequence[1].SegmentNumber = 1
+    (margin,), (finding,) = margins(tmp_path, dataset)
+    assert margin.name == "b"
+    assert (finding.severity, "segment 0," in finding.rule) == ("error", True)
+
+
+def test_a_series_that_is_not_here_is_worth_one_warning(tmp_path):
+    dataset = segmentation(series(tmp_path), two_segments(), ["a", "b"])
+    dataset.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
+    assert not margins(tmp_path, dataset)[1]  # its frames name their slices
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        del frame.DerivationImageSequence
+    found, (finding,) = margins(tmp_path, dataset)
+    assert len(found) == 2
+    assert (finding.severity, "drawn on is not here" in finding.rule) == ("warning", True)
+    del dataset.ReferencedSeriesSequence
+    assert not margins(tmp_path, dataset)[1]
+
+
 def test_overlapping_segments_keep_all_their_pixels(tmp_path):
     slices = series(tmp_path, 1)
     masks = np.stack([disc(HEIGHT, WIDTH, 30, 20, 8), disc(HEIGHT, WIDTH, 33, 20, 8)], axis=-1)[None]

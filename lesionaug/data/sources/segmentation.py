@@ -6,6 +6,8 @@ orientation and spacing, checked against the CT slice here; references only deci
 
 from __future__ import annotations
 
+import contextlib
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ from lesionaug.data.sources.dicom_ct import (
 )
 from lesionaug.data.sources.dicom_file import numbers, read_dicom, reading, text
 from lesionaug.data.sources.given import Given
-from lesionaug.data.sources.named_margins import Drawn, read_named
+from lesionaug.data.sources.named_margins import Drawn, listed, read_named
 from lesionaug.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ SAME_SPACING = 1e-3  # relative
 FRACTION = 0.5  # a pixel of a fractional segment belongs from here on
 
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # uncompressed little endian
+_NATIVE = (*_PLAIN, "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")  # and big endian, and deflated as a whole
 _RLE = "1.2.840.10008.1.2.5"
 _DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 _BACKGROUND = "125040"  # SegmentedPropertyTypeCode (DCM) of a label map's background
@@ -92,19 +95,68 @@ def read_segmentation(source: SourceFile, given: Given) -> Iterator[Margin]:
             if number != 0 and not _is_background(segment)
         }
         frames = _frames(dataset, kind, where, given)
+        _check_pixels(dataset, kind, where)
+        named = _segments_of(dataset, kind, frames, where, given)
         frame_of_reference = text(dataset, "FrameOfReferenceUID")
         series = {text(item, "SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or []}
         phantom = text(dataset, "Manufacturer") == PHANTOM_MANUFACTURER
         candidates = _Candidates(given.index.in_frame(frame_of_reference, series))
+    undescribed = sorted(named - (set(numbers_of) - {0}))
+    if undescribed:
+        rule = f"frames are of {listed('segment', undescribed)}, which SegmentSequence does not describe"
+        given.findings.append(Finding("error", where, rule, "Export the segmentation again"))
+    elif not segments:
+        given.findings.append(Finding("warning", where, "the segmentation holds no segment", "Draw the margins first"))
 
     def draw_segment(_: object, number: int, with_label: str) -> Drawn:
         own = [frame for frame in frames if frame.segment in (None, number)]
-        entries, missing = _place(dataset, kind, number, own, candidates, patient, with_label, given)
+        entries, missing, by_plane = _place(dataset, kind, number, own, candidates, patient, with_label, given)
+        given.index.note_another_series(series, by_plane, where, given.findings)
         return Drawn(entries, missing, patient)
 
     yield from read_named(
         source, given, "segment", segments.items(), lambda names: names, draw_segment, names_its_class=phantom
     )
+
+
+def _check_pixels(dataset: Dataset, kind: str, where: str) -> None:
+    """Refuse pixel data of another length than stated, which a wrong width would shear, and a scale that is none.
+
+    Raises:
+        DataError: What is said.
+    """
+    if dataset.get("PixelData") is None:
+        raise DataError(where, "the segmentation lacks its PixelData", "Export the segmentation again")
+    if text(dataset.file_meta, "TransferSyntaxUID") in _NATIVE:
+        rows, columns, count = int(dataset.Rows), int(dataset.Columns), int(dataset.NumberOfFrames)
+        allocated, found = int(dataset.BitsAllocated), len(dataset.PixelData)
+        size = -(-rows * columns * count * allocated // 8)
+        if found not in (size, size + size % 2):  # a byte to make it even
+            raise DataError(
+                where,
+                f"{count} frames of {rows} x {columns} pixels of {allocated} bits must have {size} bytes of pixel data "
+                f"(no padding between frames), got {found}",
+                "Export the segmentation again",
+            )
+    most = text(dataset, "MaximumFractionalValue")
+    if kind == "FRACTIONAL" and not (re.fullmatch(r"\d{1,5}", most) and 1 <= int(most) <= 255):
+        raise DataError(
+            where,
+            f"MaximumFractionalValue must be 1 .. 255, got '{most[:12]}'",
+            "Export the segmentation again, or as a binary one",
+        )
+
+
+def _segments_of(dataset: Dataset, kind: str, frames: list[_Frame], where: str, given: Given) -> set[int]:
+    """The segment numbers that frames are of; those of a label map are its values without 0 and its padding."""
+    if kind != "LABELMAP":
+        return {frame.segment for frame in frames if frame.segment is not None}
+    values: set[int] = set()
+    for frame in frames:
+        given.step(frame.index, len(frames), "reading frames")
+        with contextlib.suppress(DataError):  # said of every segment that is drawn from it
+            values.update(np.unique(_stored(dataset, frame.index, where)).tolist())
+    return values - {0, dataset.get("PixelPaddingValue")}
 
 
 def _is_background(segment: Dataset) -> bool:
@@ -193,8 +245,8 @@ def _place(
     patient: str,
     where: str,
     given: Given,
-) -> tuple[list[MarginOnSlice], int]:
-    """The masks of one segment on the slices present, and how many of its frames lie on none."""
+) -> tuple[list[MarginOnSlice], int, set[CtSlice]]:
+    """The masks of one segment on the slices present, how many of its frames lie on none, and slices found by plane."""
     if not candidates.slices and not any(given.index.referenced(frame.references) for frame in frames):
         raise MarginRefused(
             where,
@@ -203,6 +255,7 @@ def _place(
             "no slice of its frame of reference",
         )
     masks: dict[CtSlice, MarginOnSlice] = {}
+    by_plane: set[CtSlice] = set()
     missing = 0
     for frame in frames:
         given.step(0, 0, "drawing margins")
@@ -219,6 +272,8 @@ def _place(
                 "several slices at one position",
             )
         chosen = here[0]
+        if not named:
+            by_plane.add(chosen)
         given.index.check_patient(chosen, patient, where)
         left, top = _offset(frame, chosen, where)
         drawn = frame.turn.apply(_frame_mask(dataset, kind, number, frame.index, where))
@@ -233,7 +288,7 @@ def _place(
             mask |= masks[chosen].mask
         if mask.any():
             masks[chosen] = MarginOnSlice.of(chosen, mask)
-    return [masks[chosen] for chosen in sorted(masks, key=CtSlice.order)], missing
+    return [masks[chosen] for chosen in sorted(masks, key=CtSlice.order)], missing, by_plane
 
 
 def _same_depth(frame: _Frame, chosen: CtSlice) -> bool:
@@ -271,6 +326,23 @@ def _offset(frame: _Frame, chosen: CtSlice, where: str) -> tuple[int, int]:
 
 def _frame_mask(dataset: Dataset, kind: str, number: int, index: int, where: str) -> NDArray[np.bool_]:
     """One frame of one segment as stored, bool [Rows, Columns]."""
+    stored = _stored(dataset, index, where)
+    if kind == "LABELMAP":
+        return np.asarray(stored == number)
+    if kind == "FRACTIONAL":
+        most = int(dataset.MaximumFractionalValue)
+        if int(stored.max()) > most:
+            raise DataError(
+                where,
+                f"stored values must not exceed MaximumFractionalValue {most}, got {int(stored.max())}",
+                "Export the segmentation again, or as a binary one",
+            )
+        return np.asarray(stored >= FRACTION * most)
+    return np.asarray(stored != 0)
+
+
+def _stored(dataset: Dataset, index: int, where: str) -> NDArray[Any]:
+    """The values of one frame, [Rows, Columns]."""
     if text(dataset.file_meta, "TransferSyntaxUID") == _DEFLATED_FRAMES:
         stored = _inflated(dataset, index, where)
     elif int(dataset.BitsAllocated) == 1:
@@ -279,11 +351,7 @@ def _frame_mask(dataset: Dataset, kind: str, number: int, index: int, where: str
         stored = decode(dataset, where, frame=index)
     if stored.shape != (int(dataset.Rows), int(dataset.Columns)):
         raise DataError(where, "a decoded frame is not Rows x Columns", "Export the segmentation again")
-    if kind == "LABELMAP":
-        return np.asarray(stored == number)
-    if kind == "FRACTIONAL":
-        return np.asarray(stored >= FRACTION * int(dataset.MaximumFractionalValue))
-    return np.asarray(stored != 0)
+    return stored
 
 
 def _bits(dataset: Dataset, index: int, where: str) -> NDArray[Any]:
@@ -300,8 +368,6 @@ def _bits(dataset: Dataset, index: int, where: str) -> NDArray[Any]:
     first, last = index * size, (index + 1) * size
     packed = np.frombuffer(dataset.PixelData, dtype=np.uint8)[first // 8 : -(-last // 8)]
     bits = np.unpackbits(packed, bitorder="little")[first % 8 :]
-    if bits.size < size:
-        raise DataError(where, "the pixel data end too early", "Export the segmentation again")
     return bits[:size].reshape(int(dataset.Rows), int(dataset.Columns))
 
 
