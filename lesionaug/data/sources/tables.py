@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from lesionaug.data.csv_files import heading, read_rows
 from lesionaug.data.margins import Convention
 from lesionaug.data.slices import Finding, Margin, MarginOnSlice, MarginRefused, SourceFile, patient_key
+from lesionaug.data.sources.contours import each_once
 from lesionaug.data.sources.given import Given
+from lesionaug.data.sources.named_margins import listed
 from lesionaug.data.sources.pictures import Picture, check_spacing, read_mask
 from lesionaug.errors import DataError
 
@@ -200,7 +202,7 @@ def _draw(rows: list[Row], folder: Path, given: Given, where: str) -> list[Margi
     places: dict[tuple[str, int | None], list[Row]] = {}
     for row in rows:
         places.setdefault((row.image, row.slice_index), []).append(row)
-    entries = []
+    entries, empty = [], []
     for (image, index), of_place in places.items():
         first = of_place[0]
         picture = given.pictures.get(
@@ -212,17 +214,24 @@ def _draw(rows: list[Row], folder: Path, given: Given, where: str) -> list[Margi
         )
         for row in of_place[1:]:
             check_spacing(row.spacing_mm, picture, image)
+        lines = listed("line", [row.number for row in of_place])
         polygons = [polygon for row in of_place for polygon in row.polygons]
+        polygons = each_once(polygons, picture.stored_shape, convention, where, f" of {lines}", given.findings)
         drawn = [picture.draw(polygons, convention, where, given.findings)] if polygons else []
         drawn += [picture.with_mask(_mask(row, folder, picture, given)) for row in of_place if row.mask]
         kept = [entry for entry in drawn if entry is not None]
         if len(kept) > 1:
             kept = [MarginOnSlice.of(picture.handle, np.any([entry.mask for entry in kept], axis=0))]
+        if not kept:
+            empty.append(first.number)
         entries += kept
     if not entries:
         raise MarginRefused(
             where, "the margin encloses no pixel centre inside the picture", "Check the coordinates", "empty mask"
         )
+    if empty:
+        rule = f"the margin encloses no pixel centre on the image of {listed('line', empty)}: left out there"
+        given.findings.append(Finding("warning", where, rule, "Check the coordinates"))
     return entries
 
 
