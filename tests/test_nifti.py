@@ -122,6 +122,67 @@ def test_an_affine_that_is_none_is_refused(tmp_path, affine, words):
     assert NiftiVolume.open(source, trust_voxels=True, spacing_mm=(0.7, 0.9)).spacing_mm == (0.7, 0.9)
 
 
+def written(path: Path, image: nibabel.Nifti1Image, **fields) -> SourceFile:
+    """A file whose header fields are what nibabel would not write."""
+    header = image.header.copy()
+    content = bytearray(image.to_bytes())
+    for field, value in fields.items():
+        header[field] = value
+        kind, at = header.template_dtype.fields[field]
+        content[at : at + kind.itemsize] = np.asarray(header[field], kind.base).tobytes()
+    path.write_bytes(content)
+    return SourceFile(1, path, path.name)
+
+
+HU = np.random.default_rng(0).integers(-900, 900, (9, 7, 4))
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize(
+    ("values", "fields", "words"),
+    [
+        (((HU + 900) / 8).astype(np.uint8), {}, "8 bits"),
+        ((HU / 8).astype(np.int8), {}, "8 bits"),
+        (HU.astype(np.int16), {"scl_slope": -1, "scl_inter": 0}, "scl_slope must be above 0, got -1"),
+        (HU.astype(np.int16), {"scl_slope": 0, "scl_inter": -1024}, "scl_slope is 0, .* scl_inter -1024"),
+        (HU.astype(np.int16), {"scl_slope": np.nan, "scl_inter": -1024}, "scl_slope is nan"),
+        (((HU + 900) / 1800).astype(np.float32), {}, "no HU"),
+        ((HU / 900).astype(np.float64), {}, "slice 0 holds values of -0.996 .. 0.941: these are no HU"),
+        (HU.astype(np.int16), {"scl_slope": 1 / 2000, "scl_inter": 0}, "no HU"),
+    ],
+)
+def test_what_is_no_hu_is_refused_as_an_image(tmp_path, kind, values, fields, words):
+    values = values.copy()
+    values[0, 0, 0] = values.min()
+    source = written(tmp_path / "a.nii", kind(values, AFFINE), **fields)
+    with pytest.raises(DataError, match=words) as caught:
+        NiftiVolume.open(source).slice(0).load()
+    assert caught.value.where == "a.nii"
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("fields", [{}, {"scl_slope": 0, "scl_inter": 0}, {"scl_slope": 1, "scl_inter": 0}])
+def test_unscaled_values_and_empty_slices_are_taken(tmp_path, fields):
+    values = HU.astype(np.float32)
+    values[:, :, 1] = 0
+    read = NiftiVolume.open(written(tmp_path / "a.nii", nibabel.Nifti1Image(values, AFFINE), **fields))
+    assert np.array_equal(read.slice(0).load().hu, HU[:, :, 0].T)
+    assert not read.slice(1).load().hu.any()
+
+
+def test_sizes_of_a_voxel_that_contradict_each_other_are_refused(tmp_path):
+    image = nibabel.Nifti1Image(HU.astype(np.int16), AFFINE)
+    image.set_sform(AFFINE, 1)
+    image.set_qform(AFFINE, 1)
+    for q_code in (0, 1):
+        fields = {"pixdim": [1, 0.8, 0.9, 5, 0, 0, 0, 0], "qform_code": q_code}
+        source = written(tmp_path / "a.nii", image, **fields)
+        with pytest.raises(DataError, match=r"0.7 x 0.9 x 5 mm by its affine .* 0.8 x 0.9 x 5 mm by pixdim"):
+            NiftiVolume.open(source).slice(0).load()
+    near = [1, 0.70002, 0.9, 5, 0, 0, 0, 0]  # fewer digits
+    assert NiftiVolume.open(written(tmp_path / "a.nii", image, pixdim=near)).spacing_mm == pytest.approx((0.7, 0.9))
+
+
 def load_all(source: SourceFile) -> None:
     read = NiftiVolume.open(source)
     for index in range(read.num_slices):

@@ -209,6 +209,40 @@ def test_probabilities_are_cut_at_a_half_and_scaled_masks_are_scaled(tmp_path):
     assert np.array_equal(found[0].slices[0].mask, whole[0].slices[0].mask)
 
 
+def test_labels_that_rounding_moved_are_whole(tmp_path):
+    labels = ball() + ball(60, 40, (0, 0, 0, 6.3, 6.3), label=2)
+    save(tmp_path / "image.nii.gz", hu())
+    whole, _ = margins(save(tmp_path / "mask.nii.gz", labels))
+    scaled = nibabel.Nifti1Image((labels * 10).transpose(2, 1, 0), LPS)
+    scaled.header.set_slope_inter(0.1, 0)  # as a 32-bit number: 20 becomes 2.00000003
+    nibabel.save(scaled, tmp_path / "mask_scaled.nii.gz")
+    for name, off in {"mask_above": 1e-7, "mask_below": -1e-7, "mask_noise": -2e-4}.items():
+        save(tmp_path / f"{name}.nii.gz", (labels * (1 + off) + off).astype(np.float32))
+    for name in ("mask_scaled", "mask_above", "mask_below", "mask_noise"):
+        found, _ = margins(tmp_path / f"{name}.nii.gz")
+        assert [m.name for m in found] == ["1", "2"]
+        for a, b in zip(found, whole, strict=True):
+            assert np.array_equal(a.slices[0].mask, b.slices[0].mask), name
+    assert "fractions" in refusal(save(tmp_path / "mask_off.nii.gz", (labels * 1.01).astype(np.float32)))
+
+
+def test_an_image_of_8_bits_is_refused_once(tmp_path):
+    save(tmp_path / "image.nii.gz", ((hu() + 200) // 2).astype(np.uint8))
+    path = save(tmp_path / "mask.nii.gz", ball() + ball(60, 40, (0, 0, 0, 6.3, 6.3)))
+    (error,) = errors(path)
+    assert "image.nii.gz" in error.where
+    assert "8 bits" in error.rule
+
+
+def test_an_image_without_fat_or_air_is_a_warning(tmp_path):
+    for offset in (0, 1024):
+        save(tmp_path / "image.nii.gz", hu() + offset)
+        _, findings = margins(save(tmp_path / "mask.nii.gz", ball()))
+        found = [f for f in findings if f.severity == "warning"]
+        assert [f.where for f in found] == ["image.nii.gz"] * bool(offset)
+        assert all("no value below 0 HU" in f.rule for f in found)
+
+
 def test_few_voxels_are_named(tmp_path):
     save(tmp_path / "image.nii.gz", hu())
     mask = ball()
@@ -262,6 +296,10 @@ def test_grids_must_agree(tmp_path):
     save(tmp_path / "image.nii.gz", hu())
     _, findings = margins(save(tmp_path / "mask.nii.gz", ball(), affine=shifted(2e-4)))
     assert any("voxels" in f.rule and f.severity == "info" for f in findings)
+    (margin,), findings = margins(save(tmp_path / "mask.nii.gz", ball(), affine=shifted(0.04)))
+    assert any("0.04 voxels" in f.rule and f.severity == "info" for f in findings)
+    assert np.array_equal(margin.slices[0].mask, ball()[2] > 0)
+    assert "0.06 voxels away" in refusal(save(tmp_path / "mask.nii.gz", ball(), affine=shifted(0.06)))
     path = save(tmp_path / "mask.nii.gz", ball(), affine=shifted(0.3))
     said = refusal(path)
     assert "mask.nii.gz" in said

@@ -27,6 +27,8 @@ MAX_WHOLE_BYTES = 512 << 20
 
 SUFFIXES = (".nii", ".nii.gz")
 
+_SAME_SIZE = 1e-3  # voxels by sform and by pixdim may differ by so much of their size
+
 _KEPT_SLICES = 32  # read slices kept for margins that share them
 
 _LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI counts to the right and the front of the patient, DICOM to the other sides
@@ -45,6 +47,7 @@ class NiftiVolume:
             where the grid is not known.
         voxels: The stored values, read when they are indexed.
         scale: (slope, intercept) from stored values to HU.
+        header_scale: scl_slope and scl_inter as the header has them; a slope of 0 or NaN means (1, 0).
     """
 
     source: SourceFile
@@ -54,6 +57,7 @@ class NiftiVolume:
     axes: tuple[int, int, int]
     voxels: Any = field(repr=False)
     scale: tuple[float, float] = (1.0, 0.0)
+    header_scale: tuple[float, float] = (0.0, 0.0)
     _kept: OrderedDict[int, Slice] = field(default_factory=OrderedDict, repr=False)
 
     @classmethod
@@ -83,7 +87,7 @@ class NiftiVolume:
 
         where = where or source.name
         with reading(where):
-            _check_start(source, where)
+            header_scale = _check_start(source, where)
             image: Any = nibabel.load(source.path)
             proxy: Any = image.dataobj
             if not isinstance(image, nibabel.Nifti1Image):
@@ -117,7 +121,7 @@ class NiftiVolume:
                 keep_file_open=True,
             )
         axes = (0, 1, 2) if isinstance(grid, DataError) else _axial_axes(grid)
-        return cls(source, where, (shape[0], shape[1], shape[2]), grid, axes, voxels, (slope, inter))
+        return cls(source, where, (shape[0], shape[1], shape[2]), grid, axes, voxels, (slope, inter), header_scale)
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -216,6 +220,25 @@ class NiftiVolume:
         whole: NDArray[Any] = np.asarray(self.voxels)
         return whole
 
+    def check_image(self) -> None:
+        """Refuse what cannot be a CT image in HU, by its header; a mask may be it.
+
+        Raises:
+            DataError: For voxels of 8 bits, and for a scale that means something else than its writer wanted.
+        """
+        if self.dtype.itemsize == 1:
+            self.stored(self.num_slices - 1, self.axes[2])  # a file that is cut short has that fault
+            raise DataError(self.where, "8 bits a voxel cannot hold HU: the values were windowed", "Save the CT in HU")
+        slope, inter = self.header_scale
+        if slope < 0:
+            raise DataError(self.where, f"scl_slope must be above 0, got {slope:g}", "Save the CT in HU")
+        if (slope == 0 or not math.isfinite(slope)) and math.isfinite(inter) and inter != 0:
+            raise DataError(
+                self.where,
+                f"scl_slope is {slope:g}, which means unscaled values, so scl_inter {inter:g} would not count",
+                "Set scl_slope to 1 if it should, or scl_inter to 0; or save the CT in HU",
+            )
+
     def slice(self, index: int) -> NiftiSlice:
         """A slice of the volume, to be read when a lesion needs it.
 
@@ -243,7 +266,7 @@ class NiftiSlice:
         """Read the slice in HU, turned.
 
         Raises:
-            DataError: When it cannot be read, or holds NaN or infinity.
+            DataError: When it cannot be read, or holds NaN, infinity or what cannot be HU.
         """
         kept = self.volume._kept
         if self.index not in kept:
@@ -256,12 +279,21 @@ class NiftiSlice:
         values = self.volume.read(self.index)
         if not np.isfinite(values).all():
             raise DataError(self.volume.where, f"slice {self.index} holds NaN or infinity", "Save the CT in HU")
+        self.volume.check_image()
+        least, largest = float(values.min()), float(values.max())
+        if -1 <= least < largest <= 1:
+            raise DataError(
+                self.volume.where,
+                f"slice {self.index} holds values of {least:.3g} .. {largest:.3g}: these are no HU",
+                "Save the CT in HU, not normalised",
+            )
         plane = self.volume.plane(self.index)
         return Slice(self.source, self.volume.turn.apply(clip_hu(values)), plane.spacing_mm)
 
 
-# A mask's grid may be this far from its image's, in voxels: rounding of the headers, which hold 32-bit numbers.
-SAME_VOXEL = 1e-3
+# A mask's grid may be this far from its image's, in voxels: headers hold 32-bit numbers, and other programs' text fewer
+# digits. No margin moves to another voxel.
+SAME_VOXEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -337,8 +369,11 @@ def map_grid(mask: NiftiVolume, image: NiftiVolume, *, trust_voxels: bool = Fals
     return GridMap((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]), away)
 
 
-def _check_start(source: SourceFile, where: str) -> None:
+def _check_start(source: SourceFile, where: str) -> tuple[float, float]:
     """Refuse what is no NIfTI by its first bytes, and a header that claims an absurd length.
+
+    Returns:
+        scl_slope and scl_inter, which nibabel shows only where it uses them.
 
     Raises:
         DataError: With what it is instead.
@@ -355,14 +390,14 @@ def _check_start(source: SourceFile, where: str) -> None:
     for order in "<>":
         size = struct.unpack(f"{order}i", header[:4])[0] if len(header) >= 348 else 0
         if size == 348:
-            begins = struct.unpack(f"{order}f", header[108:112])[0]
+            begins, slope, inter = struct.unpack(f"{order}3f", header[108:120])
         elif size == 540 and len(header) == 540:
-            begins = struct.unpack(f"{order}q", header[168:176])[0]
+            begins, slope, inter = struct.unpack(f"{order}q2d", header[168:192])
         else:
             continue
         if not size <= begins <= MAX_HEADER_BYTES:
             raise DataError(where, f"the header states an impossible place for the voxels: {begins:g}", "Save it again")
-        return
+        return slope, inter
     raise DataError(where, "the file is no NIfTI volume or is cut short", "Save it as .nii or .nii.gz")
 
 
@@ -409,4 +444,16 @@ def _checked_affine(image: Any, where: str) -> NDArray[np.float64]:
         raise DataError(
             where, f"voxels must be 0.01 .. 50 mm, the affine says {lengths.round(4)}", "Correct the affine"
         )
+    pixdim = np.abs(np.asarray(image.header["pixdim"][1:4], dtype=np.float64))
+    if bool((abs(lengths - pixdim) > _SAME_SIZE * lengths).any()):
+        raise DataError(
+            where,
+            f"the header's two sizes of a voxel must agree: {_shown(lengths)} mm by its affine (sform), "
+            f"{_shown(pixdim)} mm by pixdim and qform",
+            "Save it again with the right affine, for both",
+        )
     return affine
+
+
+def _shown(sizes: NDArray[np.float64]) -> str:
+    return " x ".join(f"{size:.5g}" for size in sizes)

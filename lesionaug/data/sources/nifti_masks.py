@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ FRACTION = 0.5  # a voxel of a probability mask belongs from here on
 FEW_VOXELS = 5  # a component of fewer is probably a slip of the pen
 
 _LARGEST_LABEL = 65535
+_WHOLE = 1e-3  # a value so near a whole number is one: floats and scl_slope round
 _ROUNDING = 1e-6  # voxels; two grids no further apart are not worth a note
 _MOST_BESIDE = 20_000  # files looked at beside a mask's folder
 _FAR = 64  # slices read on the way to a lesion before progress is reported
@@ -41,6 +43,7 @@ def read_nifti_mask(source: SourceFile, given: Given) -> Iterator[Margin]:
     found, volumes = find_image(source, given)
     image_file = given.file_of(found.file.path)
     image = given.pictures.volume(image_file, image_file.name)
+    image.check_image()
     mask, grid = _open_mask(source, image, given)
     other_axes = grid != GridMap(away=grid.away)
     if other_axes or grid.away > _ROUNDING:
@@ -67,12 +70,14 @@ def read_nifti_mask(source: SourceFile, given: Given) -> Iterator[Margin]:
         given.findings.append(Finding("warning", source.name, rule, fix))
     _note_few_voxels(components, source, given)
     turn = image.turn
-    read_up_to = 0
+    read_up_to = -1
     for component in sorted(components, key=lambda entry: (entry.largest, entry.number)):
         first = component.largest if not given.options.every_slice else min(component.parts)
-        for index in range(read_up_to, first, _FAR):  # on the way, so that nobody takes the reader to hang
+        for index in range(max(read_up_to, 0), first, _FAR):  # on the way, so that nobody takes the reader to hang
             image.stored(index, image.axes[2])
             given.step(index, image.num_slices, "reading volumes")
+        if read_up_to < 0:
+            _note_no_fat(image, first, given)
         read_up_to = max(read_up_to, first)
         yield Margin(
             source=source,
@@ -140,9 +145,11 @@ def looks_like_mask(source: SourceFile, shared: Given, step: Any) -> Iterator[tu
     for index in range(volume.shape[2]):
         step(index, volume.shape[2], "looking at volumes")
         plane = volume.scaled(volume.stored(index, 2))
-        few = np.unique(plane)
+        exact = np.unique(plane)
+        few = np.unique(np.rint(exact))
         values.update(few[:_MOST_LABELS_TOLD].tolist())
-        if few[0] < 0 or few[-1] > 255 or bool((few != np.rint(few)).any()) or len(values) > _MOST_LABELS_TOLD:
+        fractions = not bool((abs(exact - np.rint(exact)) <= _WHOLE).all())
+        if few[0] < 0 or few[-1] > 255 or fractions or len(values) > _MOST_LABELS_TOLD:
             yield volume.shape, False
             return
     yield volume.shape, len(values) > 1
@@ -226,17 +233,18 @@ class _Labels:
         if not (np.isfinite(least) and np.isfinite(largest)):
             raise DataError(self._where, "a mask must not hold NaN or infinity", "Export it again")
         self._largest = max(self._largest, largest)
-        if least < 0 or self._largest > _LARGEST_LABEL:
+        if least < -_WHOLE or self._largest > _LARGEST_LABEL + _WHOLE:
             raise DataError(
                 self._where,
                 f"labels must be 0 .. {_LARGEST_LABEL}, got {least if least < 0 else largest:g}",
                 "Is this an image? Name mask and image apart, or name the image with --image",
             )
+        whole = np.rint(values)
         if not self._probabilities and (mask.dtype.kind == "f" or mask.scale != (1.0, 0.0)):
-            self._probabilities = bool((values != np.rint(values)).any())
+            self._probabilities = bool((abs(values - whole) > _WHOLE).any())
         if not self._probabilities:
-            return values.astype(np.int64)
-        if self._largest > 1:
+            return whole.astype(np.int64) if whole.any() else None
+        if self._largest > 1 + _WHOLE:
             raise DataError(
                 self._where,
                 f"values must be whole labels or probabilities of 0 .. 1, got fractions up to {self._largest:g}",
@@ -244,6 +252,15 @@ class _Labels:
             )
         labels: NDArray[np.int64] = (values >= FRACTION).astype(np.int64)
         return labels if labels.any() else None
+
+
+def _note_no_fat(image: NiftiVolume, index: int, given: Given) -> None:
+    """Warn where a slice has neither fat nor air, as stored values have none whose offset of 1024 is missing."""
+    with contextlib.suppress(DataError):  # told when its lesion is cut
+        if image.slice(index).load().hu.min() >= 0:
+            rule = f"slice {index} has no value below 0 HU, so neither fat nor air: are these HU?"
+            fix = "Look at the contact sheet; save the CT in HU if soft tissue is brighter than 100 HU"
+            given.findings.append(Finding("warning", image.where, rule, fix))
 
 
 def _note_few_voxels(components: Sequence[Component], source: SourceFile, given: Given) -> None:
