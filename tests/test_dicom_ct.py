@@ -204,6 +204,10 @@ def _raw(tag: int, vr: str, content: bytes):
         (_raw(0x00281053, "DS", b"1,0 "), "decimal point"),
         (_with("RescaleSlope", -1), "RescaleSlope must be above 0"),
         (_with("RescaleSlope", 1000), "values must lie below"),
+        (_with("RescaleIntercept", -100000), "values are -99176 .. -98677 HU, none within -1024"),
+        (_with("RescaleIntercept", 10000), "none within -1024"),
+        (_with("PixelSpacing", [0.8, 19]), "at most 1.5 m wide and high, PixelSpacing makes 1.52 m"),
+        (_with("PixelSpacing", [19, 19]), "at most 1.5 m"),
     ],
 )
 def test_what_cannot_be_trusted_is_refused(tmp_path, change, words):
@@ -230,6 +234,34 @@ def test_declared_padding_above_the_scale_is_air_not_metal(tmp_path):
     del ds.PixelPaddingValue, ds.PixelPaddingRangeLimit
     with pytest.raises(DataError, match="sign, slope or padding"):
         read(write(ds, tmp_path / "a.dcm"))
+
+
+def test_declared_padding_that_looks_like_tissue_is_air_where_it_reaches_the_border(tmp_path):
+    hu = hu_picture(3)
+    hu[hu == 40] = 41
+    hu[:20, :20], hu[-1:, 30:60] = 40, 40  # padding, with the value of liver
+    hu[30:36, 30:36], hu[0, 70] = 40, 40  # tissue inside, and noise at the border
+    ds = ct_dataset(hu)
+    assert np.array_equal(read(write(ds, tmp_path / "a.dcm")).load().hu, hu)
+    ds.PixelPaddingValue = 1064
+    wanted = hu.copy()
+    wanted[:20, :20], wanted[-1:, 30:60] = -1024, -1024
+    ct = read(write(ds, tmp_path / "a.dcm"))
+    assert np.array_equal(ct.load().hu, wanted)
+    assert [note for note in ct.notes if "padding value is 40 HU" in note]
+    # A value that is declared and not used changes nothing, and is no note.
+    ds.PixelPaddingValue = 1024 + 301
+    ct = read(write(ds, tmp_path / "a.dcm"))
+    assert np.array_equal(ct.load().hu, hu)
+    assert not ct.notes
+
+
+def test_slices_of_air_alone_are_read(tmp_path):
+    for value in (-1024, -3024):
+        hu = np.full((60, 80), value, np.int16)
+        assert (read(write(ct_dataset(hu), tmp_path / "a.dcm")).load().hu == -1024).all()
+    hu[10:50, 10:70] = -1024  # a padded picture of nothing
+    assert (read(write(ct_dataset(hu), tmp_path / "a.dcm")).load().hu == -1024).all()
 
 
 @pytest.mark.parametrize("left", [0.2, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999])

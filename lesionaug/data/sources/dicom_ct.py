@@ -49,6 +49,7 @@ MAX_SIDE = 4096  # pixels; the largest CT matrices are 2048
 MAX_CT_FILE_BYTES = 256 << 20
 MAX_FRAMES = 1 << 16
 MOST_HU = 40_000  # the extended scale of some scanners ends at 30,710
+WIDEST_MM = 1500.0  # of a slice; the widest fields of view have 800 mm, and some reconstructions are padded
 FARTHEST_MM = 1e6  # of a picture from the origin of the patient's coordinates
 
 # Codecs by transfer syntax: pydicom brings the uncompressed ones and RLE, these plugins the rest.
@@ -65,6 +66,11 @@ _CODEC_PACKAGES = {
 }
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _ALWAYS_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 52, 53, 54, 55, 56, 81)}
+# Padding up to here is air or darker; above, the value may also be a tissue's.
+_AIR_HU = -900
+# Pixels of one piece of padding at the border; fewer may be noise in a picture that has the value by chance.
+_LEAST_PADDING = 16
+
 _WITHOUT_LOSS = "Export the series uncompressed or lossless"
 _LOSSY_OR_NOT = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
 
@@ -362,11 +368,17 @@ def read_ct_slice(
     with reading(where):
         measures, position, orientation = _geometry(dataset, frame)
         spacing = pixel_spacing_mm(measures, where)
-        hu = hounsfield(dataset, where, frame, burned_in_allowed=allowed)
+        notes: list[str] = []
+        hu = hounsfield(dataset, where, frame, burned_in_allowed=allowed, notes=notes)
         height, width = int(dataset.Rows), int(dataset.Columns)
+        side_mm = max(height * spacing[1], width * spacing[0])
+        if side_mm > WIDEST_MM:
+            rule = (
+                f"a slice may be at most {WIDEST_MM / 1000:g} m wide and high, PixelSpacing makes {side_mm / 1000:.3g}"
+            )
+            raise DataError(where, f"{rule} m", "Correct the tag")
         plane = stored_plane(position, orientation, spacing, where)
         turn = Reorientation()
-        notes = []
         if plane is None:
             notes.append("position or orientation is missing: only margins in pixels fit, taken as it is stored")
         else:
@@ -420,7 +432,14 @@ def _step_mm(dataset: Dataset, where: str) -> float | None:
     return min(steps, default=None)
 
 
-def hounsfield(dataset: Dataset, where: str, frame: int | None = None, *, burned_in_allowed: bool = False) -> HuArray:
+def hounsfield(
+    dataset: Dataset,
+    where: str,
+    frame: int | None = None,
+    *,
+    burned_in_allowed: bool = False,
+    notes: list[str] | None = None,
+) -> HuArray:
     """The picture in HU as stored (not turned), clipped to -1024 .. 3071, which also makes air of any padding value.
 
     MONOCHROME1 says how to display the values, not what they mean: HU are never inverted.
@@ -430,6 +449,7 @@ def hounsfield(dataset: Dataset, where: str, frame: int | None = None, *, burned
         where: Named in errors.
         frame: Of a multi-frame object, from 0; None for a file of one picture.
         burned_in_allowed: Whether the user has looked at the text in it.
+        notes: Takes things worth a warning.
 
     Raises:
         DataError: When the pixels are lossy, coloured, burned in, too large, not decodable or without a HU scale.
@@ -453,27 +473,56 @@ def hounsfield(dataset: Dataset, where: str, frame: int | None = None, *, burned
     stored = decode(dataset, where, frame)
     _check_bits(dataset, stored, where, frame)
     hu = stored.astype(np.float64) * slope + intercept
-    _clear_padding(dataset, stored, hu, (slope, intercept), where)
-    if float(hu.max()) > MOST_HU:
+    padding = _padding(dataset, stored, (slope, intercept), where)
+    if padding.any():
+        shown = float(hu[padding].max())
+        hu[padding] = HU_CLIP[0]
+        if notes is not None and shown < HU_CLIP[1]:
+            notes.append(f"the declared padding value is {shown:g} HU; where it reaches the border it is taken as air")
+    least, largest = float(hu.min()), float(hu.max())
+    if largest > MOST_HU:
         raise DataError(
             where,
-            f"values must lie below {MOST_HU} HU, got {float(hu.max()):.0f}: sign, slope or padding tags are wrong",
+            f"values must lie below {MOST_HU} HU, got {largest:.0f}: sign, slope or padding tags are wrong",
+            "Export the original series",
+        )
+    if least < largest and (largest < HU_CLIP[0] or least > HU_CLIP[1]):
+        raise DataError(
+            where,
+            f"the values are {least:.0f} .. {largest:.0f} HU, none within {HU_CLIP[0]} .. {HU_CLIP[1]}: the rescale "
+            "tags are wrong",
             "Export the original series",
         )
     return clip_hu(hu)
 
 
-def _clear_padding(
-    dataset: Dataset, stored: NDArray[Any], hu: NDArray[np.float64], scale: tuple[float, float], where: str
-) -> None:
-    """Make air of padding that would look like metal; padding below air is clipped, and other values may be tissue."""
+def _padding(dataset: Dataset, stored: NDArray[Any], scale: tuple[float, float], where: str) -> NDArray[np.bool_]:
+    """The declared padding that would not be taken for air, bool [height, width].
+
+    Padding that would look like metal is padding wherever it lies. One that is a tissue's value (0, say) may be tissue
+    as well, and some files declare a value that they do not use: it is padding in pieces that reach the border.
+    """
+    nothing: NDArray[np.bool_] = np.zeros(stored.shape, dtype=bool)
     padding = numbers(dataset, "PixelPaddingValue", 1, where, "PixelPaddingValue")
     if padding is None:
-        return
+        return nothing
     limit = numbers(dataset, "PixelPaddingRangeLimit", 1, where, "PixelPaddingRangeLimit")
     low, high = sorted((padding[0], padding[0] if limit is None else limit[0]))
-    if low * scale[0] + scale[1] >= HU_CLIP[1]:
-        hu[(stored >= low) & (stored <= high)] = HU_CLIP[0]
+    if high * scale[0] + scale[1] <= _AIR_HU:
+        return nothing
+    found: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    if low * scale[0] + scale[1] >= HU_CLIP[1] or not found.any():
+        return found
+    from scipy import ndimage
+
+    pieces, count = ndimage.label(found)
+    at_border = np.zeros(count + 1, dtype=bool)
+    for edge in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+        at_border[edge] = True
+    at_border &= np.bincount(pieces.ravel(), minlength=count + 1) >= _LEAST_PADDING
+    at_border[0] = False
+    taken: NDArray[np.bool_] = at_border[pieces]
+    return taken
 
 
 def _check_pixel_format(dataset: Dataset, where: str, *, multi_frame: bool) -> None:
