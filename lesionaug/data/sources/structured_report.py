@@ -299,4 +299,5 @@ def _place(drawn: _Outlines, series: set[str], patient: str, where: str, given: 
         patient=patient,
         frame_of_reference=frame,
     )
+    given.index.note_another_series(series, found, where, given.findings)
     return Drawn(draw(found, where, given.findings), missing, patient)
