@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, generate_uid
 
 from lesionaug.data.importer import check_source, import_source
@@ -107,6 +110,22 @@ def test_scale_of_each_frame_and_localizer_frames(tmp_path):
         frame.CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]
     with pytest.raises(DataError, match="localizer"):
         read(write(ds, tmp_path / "enhanced.dcm"))
+
+
+def test_one_frame_that_lost_something_is_named(tmp_path):
+    ds = enhanced(series(tmp_path, 3))
+    frames = []
+    for number in range(3):
+        stream = io.BytesIO()
+        stored = Image.fromarray((hu_picture(number).astype(np.int32) + 1024).astype(np.uint16))
+        stored.save(stream, "JPEG2000", no_jp2=True, irreversible=number == 1)
+        frames.append(stream.getvalue())
+    ds.PixelRepresentation, ds.file_meta.TransferSyntaxUID = 0, JPEG2000Lossless
+    for with_table in (True, False):
+        ds.PixelData = encapsulate(frames, has_bot=with_table)
+        ds["PixelData"].is_undefined_length = True
+        with pytest.raises(DataError, match=r"frame 2: .*with loss though it claims none"):
+            read(write(ds, tmp_path / "enhanced.dcm"))
 
 
 def test_many_lesions_of_one_file_read_it_once(tmp_path, monkeypatch):

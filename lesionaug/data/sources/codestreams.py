@@ -86,8 +86,9 @@ def _jpeg_ls_loss(content: bytes) -> str:
         return ""
     at = 2
     for _ in range(_MOST_SEGMENTS):
-        while content[at : at + 2] == b"\xff\xff":  # fill bytes
+        if content[at : at + 2] == b"\xff\xff":  # a fill byte
             at += 1
+            continue
         marker, length = int.from_bytes(content[at : at + 2], "big"), int.from_bytes(content[at + 2 : at + 4], "big")
         if marker < 0xFF00 or length < 2:
             return ""
