@@ -195,3 +195,20 @@ def test_damaged_real_volumes_have_clear_errors(shared_data):
         source = SourceFile(1, shared_data / "corrupt" / f"{name}.nii.gz", name)
         with pytest.raises(DataError, match=words):
             load_all(source)
+
+
+def test_an_affine_beside_a_size_that_was_never_set_is_taken(tmp_path):
+    """Writers that set the sform alone leave 1 x 1 x 1 in pixdim, which states nothing."""
+    image = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(5, 4, 3) - 1000, None)
+    image.header.set_sform(np.diag([-0.8, -0.8, 5.0, 1.0]), code=1)
+    image.header["qform_code"], image.header["pixdim"][1:4] = 0, 1
+    nibabel.save(image, tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[80:92] = np.ones(3, "<f4").tobytes()
+    raw[252:254] = bytes(2)
+    (tmp_path / "a.nii").write_bytes(raw)
+    assert NiftiVolume.open(SourceFile(1, tmp_path / "a.nii", "a.nii")).spacing_mm == pytest.approx((0.8, 0.8))
+    raw[80:92] = np.array([0.7, 0.8, 5], "<f4").tobytes()
+    (tmp_path / "a.nii").write_bytes(raw)
+    with pytest.raises(DataError, match="two sizes of a voxel"):
+        _ = NiftiVolume.open(SourceFile(1, tmp_path / "a.nii", "a.nii")).affine

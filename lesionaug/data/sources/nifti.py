@@ -445,7 +445,8 @@ def _checked_affine(image: Any, where: str) -> NDArray[np.float64]:
             where, f"voxels must be 0.01 .. 50 mm, the affine says {lengths.round(4)}", "Correct the affine"
         )
     pixdim = np.abs(np.asarray(image.header["pixdim"][1:4], dtype=np.float64))
-    if bool((abs(lengths - pixdim) > _SAME_SIZE * lengths).any()):
+    never_set = int(image.header["qform_code"]) == 0 and bool(np.isin(pixdim, (0.0, 1.0)).all())
+    if not never_set and bool((abs(lengths - pixdim) > _SAME_SIZE * lengths).any()):
         raise DataError(
             where,
             f"the header's two sizes of a voxel must agree: {_shown(lengths)} mm by its affine (sform), "
