@@ -629,7 +629,7 @@ def test_what_is_no_tissue_and_no_shape_of_a_pixel_is_said(tmp_path):
     folder = tmp_path / "s"
     slices = series(folder, spacing=(0.5, 3.0))
     for n, ds in enumerate(slices):
-        ds.RescaleIntercept = 20_000
+        ds.RescaleIntercept = 2200  # 3024 .. 3523 HU
         write(ds, folder / f"{n}.dcm")
     points = contour(circle_mm(60, 25, 9, 5.0), reference=slices[1].SOPInstanceUID)
     write(rtstruct_dataset({1: ("x", [points])}), folder / "RS.dcm")
