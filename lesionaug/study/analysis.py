@@ -35,7 +35,7 @@ from lesionaug.evaluation.statistics import bootstrap_difference, holm, mcnemar
 from lesionaug.experiment.study_results import ANALYSIS_SCHEMA, ANALYSIS_VERSION, FIGURES, flatten, models_sha256
 from lesionaug.study import measures
 from lesionaug.study.answers import IMAGE_SENT, AllAnswers, Answer, Reader, read_answers
-from lesionaug.study.files import SAME_MIX, Design, Study, Truth, load_study, load_truth
+from lesionaug.study.files import Design, Study, Truth, load_study, load_truth, uneven_classes
 from lesionaug.study.measures import Cases, ReaderRatings, rate
 
 if TYPE_CHECKING:
@@ -457,11 +457,10 @@ def _notes(data: Judged, analysis: Mapping[str, Any]) -> list[str]:
 def _mixes_differ(data: Judged) -> bool:
     """Whether a class has another share of the real images that readers saw than of the synthetic ones."""
     seen = sorted({item for counted in data.counted.values() for item in counted.first})
-    real, label = data.real[seen], data.label[seen]
-    if not seen or real.all() or not real.any():
-        return False
-    shares = [np.bincount(label[mine], minlength=len(data.design.classes)) / mine.sum() for mine in (real, ~real)]
-    return bool(np.abs(shares[0] - shares[1]).max() > SAME_MIX)
+    real, synthetic = (
+        [data.design.classes[data.label[item]] for item in seen if data.real[item] == kind] for kind in (True, False)
+    )
+    return bool(uneven_classes(real, synthetic, data.design.classes))
 
 
 def _columns(choices: Mapping[int, int]) -> tuple[measures.IntArray, measures.IntArray]:

@@ -28,12 +28,12 @@ from lesionaug.study.files import (
     MAX_CLASSES,
     ORDERS,
     ORDERS_SCHEMA,
-    SAME_MIX,
     STUDY,
     STUDY_SCHEMA,
     TRUTH_SCHEMA,
     VERSION,
     default_truth,
+    uneven_classes,
 )
 from lesionaug.study.images import Candidate, choose, draw_real, find_sources, synthetic_candidates
 from lesionaug.study.options import DEFAULT_NUM, StudyOptions, settled
@@ -241,17 +241,14 @@ def _write(
 
 def _mix_warnings(shown: Sequence[Candidate], classes: Sequence[str]) -> Iterator[str]:
     """Where the class of an image is a hint at its origin."""
-    shares = {}
-    for origin in ("real", "synthetic"):
-        names = [candidate.class_name for candidate in shown if candidate.origin == origin]
-        shares[origin] = {name: names.count(name) / len(names) for name in classes}
-    for name in classes:
-        real, made = shares["real"][name], shares["synthetic"][name]
-        if abs(real - made) > SAME_MIX:
-            yield (
-                f"{real:.0%} of the real images are {name}, and {made:.0%} of the synthetic ones: the class is a hint "
-                "at the origin, and class accuracies on the two are not of the same lesions"
-            )
+    real, synthetic = (
+        [candidate.class_name for candidate in shown if candidate.origin == origin] for origin in ("real", "synthetic")
+    )
+    for name, one, other in uneven_classes(real, synthetic, classes):
+        yield (
+            f"{one:.0%} of the real images are {name}, and {other:.0%} of the synthetic ones: the class is a hint "
+            "at the origin, and class accuracies on the two are not of the same lesions"
+        )
 
 
 def _write_secret(path: Path, content: bytes) -> None:

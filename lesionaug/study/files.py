@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,16 @@ class Truth:
 
     items: tuple[TruthItem, ...]
     provenance: Mapping[str, Any]
+
+
+def uneven_classes(
+    real: Sequence[str], synthetic: Sequence[str], classes: Sequence[str]
+) -> list[tuple[str, float, float]]:
+    """Classes whose shares of the real and of the synthetic images differ by more than `SAME_MIX`, with both shares."""
+    if not real or not synthetic:
+        return []
+    shares = [(name, real.count(name) / len(real), synthetic.count(name) / len(synthetic)) for name in classes]
+    return [(name, one, other) for name, one, other in shares if abs(one - other) > SAME_MIX]
 
 
 def default_truth(folder: Path) -> Path:
