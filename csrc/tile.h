@@ -9,22 +9,26 @@ namespace lesionaug {
 constexpr int kTileTaps = 128;    // most taps per axis that the vector kernels take: sigma below 32
 constexpr int kTileColumns = 64;  // columns worked on at a time; tables and rows are padded to a multiple of it
 
+// Tables of positions, split into whole pixels, as floats of the plane (modulo 2^32), and the rest, in [0, 1).
+struct Positions {
+  uint32_t* offset;
+  float* rest_x;
+  float* rest_y;
+};
+
 // All taps of all pixels of the patch lie inside the plane, so no kernel knows of borders.
 struct Tile {
   const float* plane;          // the pixel at (origin_x, origin_y) of the image
   int32_t stride;              // from row to row of the plane, in floats
-  int32_t step;                // 0, or the plane holds coefficients: from those of one power to the next, in floats
+  int32_t step;                // 0, or the plane holds coefficients, as `coefficients` laid them out for this step
   int32_t origin_x, origin_y;  // all taps lie to the right of and below it
   double m00, m01, m02, m10, m11, m12;
   int32_t size, padded;     // side of the patch, and the same rounded up to kTileColumns
   double sigma_x, sigma_y;  // both 1: classic bicubic, else antialiased
   int32_t taps_x, taps_y;   // antialiased: enough for every pixel, see tile_taps
   double a;
-  // Tables of the columns, [padded] each, filled by `prepare`: whole pixels and the rest, in [0, 1).
-  int32_t* whole_x;
-  int32_t* whole_y;
-  float* rest_x;
-  float* rest_y;
+  // What a pixel's column and its row add to where its first tap lies, filled by `prepare`, [padded] each.
+  Positions columns, rows;
 };
 
 enum class Narrow { kFloat16, kBfloat16, kUint8 };  // outputs that are narrower than float32
@@ -32,8 +36,8 @@ enum class Narrow { kFloat16, kBfloat16, kUint8 };  // outputs that are narrower
 struct TileKernels {
   const char* name;
   void (*prepare)(const Tile& tile);
-  // Works out the coefficients along y between `height` rows of `width` floats, for classic bicubic: height - 3 rows
-  // of four planes, those of a row `step` apart (a multiple of 16), aligned to 64 bytes.
+  // Works out the coefficients along y between `height` rows of `width` floats, for classic bicubic: height - 3 rows of
+  // 4 * step floats (a multiple of 16, at least `width`), aligned to 64 bytes, in an order that `sample` knows.
   void (*coefficients)(const float* rows, int64_t stride, int width, int height, float a, float* planes, int32_t step);
   // Rows first .. last - 1 of the unflipped patch, [last - first, padded], aligned to 64 bytes.
   void (*sample)(const Tile& tile, int first, int last, float* rows);

@@ -106,8 +106,8 @@ void accumulate(double* sum, const float* values, int64_t count) {
 // The functions of this instruction set as tile.h hands them on.
 template <int W>
 const TileKernels* kernels(const char* name) {
-  static const TileKernels table = {name,       prepare,   coefficients<W>, sample<W>, spread<W>,
-                                    accumulate, window<W>, narrow<W>,       copy<W>,   fence};
+  static const TileKernels table = {name,       prepare<W>, coefficients<W>, sample<W>, spread<W>,
+                                    accumulate, window<W>,  narrow<W>,       copy<W>,   fence};
   return &table;
 }
 

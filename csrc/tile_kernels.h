@@ -1,10 +1,11 @@
 // The sampling of tiles, written once for every length of vectors (tile_vectors.h).
 //
 // Classic bicubic (both sigmas 1): along y a cubic between the middle two of four rows, whose coefficients are worked
-// out once where many patches read them; four columns of it are one load, and a vector holds those of one to four
-// pixels. Turned over, the vectors hold one column of many pixels each, and are weighed along x. Positions are split
-// into whole pixels and a rest in [0, 1) (tables for the columns, a pair for the row), so float32 loses nothing in
-// large images. Antialiased: a pixel's row of taps is a vector, weighed by row.
+// out once where many patches read them. Four columns of it are loaded at once, one coefficient after the other, or all
+// sixteen numbers where a vector holds as many. Turned over, the vectors hold one column of many pixels each, and the
+// same cubic is taken along x. Positions are split into whole pixels and a rest in [0, 1) (tables of what columns and
+// rows add to them), so float32 loses nothing in large images; a row is placed while the one before is sampled.
+// Antialiased: a pixel's row of taps is a vector, weighed by row.
 #pragma once
 
 #include <utility>
@@ -15,54 +16,93 @@ namespace lesionaug {
 namespace {
 namespace TILE_ISA {
 
-struct Split {
-  int32_t whole;
-  float rest;
-};
+// The four coefficients of a column lie side by side, else each in a plane of its own, `step` apart.
+template <int W>
+constexpr bool kSideBySide = W == 16;
 
-TILE_INLINE Split split(double value) {
-  const double whole = __builtin_floor(value);
-  const float rest = float(value - whole);
-  return rest < 1.0f ? Split{int32_t(whole), rest} : Split{int32_t(whole) + 1, 0.0f};
+// Floats of the plane from a pixel to the next on its right.
+template <int W>
+TILE_INLINE uint32_t column_step(const Tile& t) {
+  return t.step && kSideBySide<W> ? 4 : 1;
 }
 
-void prepare(const Tile& t) {
-  for (int j = 0; j < t.padded; ++j) {
-    const double column = (j < t.size ? j : t.size - 1) + 0.5;
-    const Split x = split(t.m00 * column), y = split(t.m10 * column);
-    t.whole_x[j] = x.whole, t.rest_x[j] = x.rest;
-    t.whole_y[j] = y.whole, t.rest_y[j] = y.rest;
+// Splits positions into whole pixels and the rest, in [0, 1).
+template <int W>
+TILE_INLINE void split(D<W> position, I<W>& whole, F<W>& rest) {
+  whole = __builtin_convertvector(position, I<W>);  // toward zero
+  D<W> left = position - __builtin_convertvector(whole, D<W>);
+  const L<W> below = left < 0.0;  // -1 where so
+  whole += __builtin_convertvector(below, I<W>);
+  left += reinterpret_cast<D<W>>(below & reinterpret_cast<L<W>>(D<W>{} + 1.0));
+  rest = __builtin_convertvector(left, F<W>);
+  const I<W> up = rest >= 1.0f;
+  whole -= up;
+  rest = choose<W>(up, F<W>{}, rest);
+}
+
+// Fills a table with start + scale * (index + 0.5) along both axes, from the pixel (left, top) on; what lies beyond the
+// patch is taken for its last index.
+template <int W>
+TILE_INLINE void fill_positions(const Tile& t, double scale_x, double start_x, int32_t left, double scale_y,
+                                double start_y, int32_t top, const Positions& table) {
+  constexpr int H = W / 2;  // doubles in a vector
+  const D<H> last = D<H>{} + (t.size - 0.5);
+  D<H> next;
+  for (int n = 0; n < H; ++n) next[n] = n + 0.5;
+  for (int k = 0; k < t.padded; k += H, next += double(H)) {
+    const D<H> middle = next < last ? next : last;
+    I<H> x, y;
+    split<H>(middle * scale_x + start_x, x, *reinterpret_cast<F<H>*>(table.rest_x + k));
+    split<H>(middle * scale_y + start_y, y, *reinterpret_cast<F<H>*>(table.rest_y + k));
+    *reinterpret_cast<U<H>*>(table.offset + k) =
+        reinterpret_cast<U<H>>(x - left) * column_step<W>(t) + reinterpret_cast<U<H>>(y - top) * uint32_t(t.stride);
   }
 }
 
-// A column's position plus a row's: whole pixels and the rest in [0, 1).
 template <int W>
-TILE_INLINE void add_split(const int32_t* whole, const float* rest, Split row, I<W>& sum, F<W>& fraction) {
-  fraction = *reinterpret_cast<const F<W>*>(rest) + row.rest;
-  const I<W> carry = fraction >= 1.0f;  // -1 where so
-  sum = *reinterpret_cast<const I<W>*>(whole) + row.whole - carry;
-  fraction -= reinterpret_cast<F<W>>(carry & reinterpret_cast<I<W>>(all<W>(1.0f)));
+void prepare(const Tile& t) {
+  const bool plain = t.sigma_x == 1 && t.sigma_y == 1;
+  const double reach_x = plain ? 0 : 2 * t.sigma_x, reach_y = plain ? 0 : 2 * t.sigma_y;
+  const int32_t next = plain ? 1 : -1;  // the first tap is the one before the position, or the next where it reaches
+  fill_positions<W>(t, t.m00, 0, 0, t.m10, 0, 0, t.columns);
+  fill_positions<W>(t, t.m01, t.m02 - 0.5 - reach_x, t.origin_x + next, t.m11, t.m12 - 0.5 - reach_y, t.origin_y + next,
+                    t.rows);
 }
 
-// Places W pixels of a row: their first taps as `offsets`, the rest along x as `rest_x`; returns the rest along y.
+// Adds a row's rest to those of columns; where that is a whole pixel more, `step` is added to the offsets.
 template <int W>
-TILE_INLINE F<W> place_pixels(const Tile& t, int column, Split x, Split y, int32_t* offsets, float* rest_x) {
-  I<W> whole_x, whole_y;
-  F<W> along_x, along_y;
-  add_split<W>(t.whole_x + column, t.rest_x + column, x, whole_x, along_x);
-  add_split<W>(t.whole_y + column, t.rest_y + column, y, whole_y, along_y);
-  *reinterpret_cast<I<W>*>(offsets) = whole_y * t.stride + whole_x;
-  *reinterpret_cast<F<W>*>(rest_x) = along_x;
-  return along_y;
+TILE_INLINE F<W> add_rest(const float* rest, float row, uint32_t step, U<W>& offsets) {
+  const F<W> sum = *reinterpret_cast<const F<W>*>(rest) + row;
+#ifdef __AVX512F__
+  if constexpr (W == 16) {  // the compiler does not find the masked instructions
+    const __mmask16 more = _mm512_cmp_ps_mask(sum, _mm512_set1_ps(1.0f), _CMP_GE_OQ);
+    const __m512i all_offsets = reinterpret_cast<__m512i>(offsets);
+    offsets = reinterpret_cast<U<16>>(
+        _mm512_mask_add_epi32(all_offsets, more, all_offsets, _mm512_set1_epi32(int32_t(step))));
+    return _mm512_mask_sub_ps(sum, more, sum, _mm512_set1_ps(1.0f));
+  }
+#endif
+  const I<W> more = sum >= 1.0f;  // -1 where so
+  offsets += reinterpret_cast<U<W>>(more) & step;
+  return sum - reinterpret_cast<F<W>>(more & reinterpret_cast<I<W>>(all<W>(1.0f)));
+}
+
+// Places W pixels of row i: their first taps as `offsets`, the rest along x as `rest_x`; returns the rest along y.
+template <int W>
+TILE_INLINE F<W> place_pixels(const Tile& t, int i, int j, uint32_t step, int32_t* offsets, float* rest_x) {
+  U<W> sum = *reinterpret_cast<const U<W>*>(t.columns.offset + j) + t.rows.offset[i];
+  *reinterpret_cast<F<W>*>(rest_x) = add_rest<W>(t.columns.rest_x + j, t.rows.rest_x[i], step, sum);
+  const F<W> rest_y = add_rest<W>(t.columns.rest_y + j, t.rows.rest_y[i], uint32_t(t.stride), sum);
+  *reinterpret_cast<I<W>*>(offsets) = reinterpret_cast<I<W>>(sum);
+  return rest_y;
 }
 
 // Places the `used` pixels of row i from column j on for classic bicubic: their first taps and the rests.
 template <int W>
 TILE_INLINE void place_row(const Tile& t, int i, int j, int used, int32_t* offsets, float* rest_x, float* rest_y) {
-  Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5), y = split(t.m11 * (i + 0.5) + t.m12 - 0.5);
-  x.whole -= t.origin_x + 1, y.whole -= t.origin_y + 1;  // to the first of the four taps
+  const uint32_t step = column_step<W>(t);
   for (int k = 0; k < used; k += W)
-    *reinterpret_cast<F<W>*>(rest_y + k) = place_pixels<W>(t, j + k, x, y, offsets + k, rest_x + k);
+    *reinterpret_cast<F<W>*>(rest_y + k) = place_pixels<W>(t, i, j + k, step, offsets + k, rest_x + k);
 }
 
 // Keys' weights of the distances 1 + r, r, u = 1 - r and 1 + u.
@@ -75,8 +115,8 @@ TILE_INLINE void four_weights(F<W> r, float a, F<W> (&w)[4]) {
   w[3] = (a * u) * rr;
 }
 
-// Keys' interpolation along y between r1 and r2, the middle two of four rows: a cubic of the rest. Whether it is worked
-// out in advance or for a pixel does not show in a bit.
+// Keys' interpolation between r1 and r2, the middle two of four rows or columns: a cubic of the rest. Whether it is
+// worked out in advance or for a pixel does not show in a bit.
 template <int W>
 struct Cubic {
   F<W> c0, c1, c2, c3;
@@ -89,27 +129,45 @@ struct Cubic {
 };
 
 template <int W>
+TILE_INLINE void store_cubic(Cubic<W> cubic, int x, float* planes, int32_t step) {
+  if constexpr (kSideBySide<W>) {
+    turn_groups<W>(cubic.c0, cubic.c1, cubic.c2, cubic.c3);
+    exchange_groups<W>(cubic.c0, cubic.c1, cubic.c2, cubic.c3);
+  }
+  float* p = planes + (kSideBySide<W> ? 4 * x : x);
+  const int next = kSideBySide<W> ? W : step;
+  *reinterpret_cast<F<W>*>(p) = cubic.c0;
+  *reinterpret_cast<F<W>*>(p + next) = cubic.c1;
+  *reinterpret_cast<F<W>*>(p + 2 * next) = cubic.c2;
+  *reinterpret_cast<F<W>*>(p + 3 * next) = cubic.c3;
+}
+
+template <int W>
 void coefficients(const float* rows, int64_t stride, int width, int height, float a, float* planes, int32_t step) {
   const int tail = width % W;
   I<W> mask;
   for (int k = 0; k < W; ++k) mask[k] = k < tail ? -1 : 0;
   for (int y = 0; y + 3 < height; ++y, rows += stride, planes += 4 * int64_t(step)) {
-    const auto store = [&](int x, const Cubic<W>& cubic) __attribute__((always_inline)) {
-      *reinterpret_cast<F<W>*>(planes + x) = cubic.c0;
-      *reinterpret_cast<F<W>*>(planes + step + x) = cubic.c1;
-      *reinterpret_cast<F<W>*>(planes + 2 * step + x) = cubic.c2;
-      *reinterpret_cast<F<W>*>(planes + 3 * step + x) = cubic.c3;
-    };
     int x = 0;
     for (; x + W <= width; x += W) {
-      const float* p = rows + x;
-      store(x, Cubic<W>::of(load<W>(p), load<W>(p + stride), load<W>(p + 2 * stride), load<W>(p + 3 * stride), a));
+      const auto part = [&](int k) { return load<W>(rows + x + k * stride); };
+      store_cubic<W>(Cubic<W>::of(part(0), part(1), part(2), part(3), a), x, planes, step);
     }
     if (tail) {
       const auto part = [&](int k) { return load_first<W>(rows + x + k * stride, tail, mask); };
-      store(x, Cubic<W>::of(part(0), part(1), part(2), part(3), a));
+      store_cubic<W>(Cubic<W>::of(part(0), part(1), part(2), part(3), a), x, planes, step);
     }
   }
+}
+
+// All coefficients of the four columns of four pixels, interpolated along y: a group for each column, a pixel after the
+// other in it.
+template <int W>
+TILE_INLINE F<W> four_pixels(const Tile& t, const int32_t* offsets, const float* rest_y) {
+  F<W> p0 = load<W>(t.plane + offsets[0]), p1 = load<W>(t.plane + offsets[1]);
+  F<W> p2 = load<W>(t.plane + offsets[2]), p3 = load<W>(t.plane + offsets[3]);
+  turn_groups<W>(p0, p1, p2, p3);
+  return Cubic<W>{p0, p1, p2, p3}.at(load_repeated<W>(rest_y));
 }
 
 // The four columns of W pixels, Q of each four consecutive ones in this call, interpolated along y.
@@ -124,28 +182,51 @@ TILE_INLINE F<W> four_columns(const Tile& t, const int32_t* offsets, F<W> rest_y
   return Cubic<W>::of(first, second, third, fourth, a).at(rest);
 }
 
-template <int W, bool kCoefficients>
-void sample_plain(const Tile& t, int first, int last, float* rows) {
+// Where pixels of a row lie: their first taps and the rests.
+struct Placed {
   alignas(64) int32_t offsets[kTileColumns];
   alignas(64) float rest_x[kTileColumns], rest_y[kTileColumns];
+};
+
+template <int W, bool kCoefficients>
+TILE_INLINE F<W> sample_pixels(const Tile& t, const Placed& placed, int k, float a) {
+  const int32_t* offsets = placed.offsets + k;
+  const float* rest_y = placed.rest_y + k;
+  F<W> c0, c1, c2, c3;
+  if constexpr (kCoefficients && kSideBySide<W>) {
+    c0 = four_pixels<W>(t, offsets, rest_y), c1 = four_pixels<W>(t, offsets + 4, rest_y + 4);
+    c2 = four_pixels<W>(t, offsets + 8, rest_y + 8), c3 = four_pixels<W>(t, offsets + 12, rest_y + 12);
+    exchange_groups<W>(c0, c1, c2, c3);
+  } else {
+    const F<W> down = *reinterpret_cast<const F<W>*>(rest_y);
+    c0 = four_columns<W, 0, kCoefficients>(t, offsets, down, a);
+    c1 = four_columns<W, 1, kCoefficients>(t, offsets, down, a);
+    c2 = four_columns<W, 2, kCoefficients>(t, offsets, down, a);
+    c3 = four_columns<W, 3, kCoefficients>(t, offsets, down, a);
+    turn_groups<W>(c0, c1, c2, c3);
+  }
+  return Cubic<W>::of(c0, c1, c2, c3, a).at(*reinterpret_cast<const F<W>*>(placed.rest_x + k));
+}
+
+template <int W, bool kCoefficients>
+void sample_plain(const Tile& t, int first, int last, float* rows) {
+  Placed placed[2];
   const float a = float(t.a);
-  for (int i = first; i < last; ++i) {
-    for (int j = 0; j < t.padded; j += kTileColumns, rows += kTileColumns) {
-      const int used = t.size - j < kTileColumns ? t.size - j : kTileColumns;
-      place_row<W>(t, i, j, used, offsets, rest_x, rest_y);
-      asm volatile("" ::: "memory");  // or the compiler turns loads of what was just stored into shuffles
-      for (int k = 0; k < used; k += W) {
-        const F<W> down = *reinterpret_cast<const F<W>*>(rest_y + k);
-        F<W> c0 = four_columns<W, 0, kCoefficients>(t, offsets + k, down, a);
-        F<W> c1 = four_columns<W, 1, kCoefficients>(t, offsets + k, down, a);
-        F<W> c2 = four_columns<W, 2, kCoefficients>(t, offsets + k, down, a);
-        F<W> c3 = four_columns<W, 3, kCoefficients>(t, offsets + k, down, a);
-        turn_groups<W>(c0, c1, c2, c3);
-        F<W> w[4];
-        four_weights<W>(*reinterpret_cast<const F<W>*>(rest_x + k), a, w);
-        *reinterpret_cast<F<W>*>(rows + k) = fma<W>(w[1], c1, fma<W>(w[2], c2, fma<W>(w[0], c0, w[3] * c3)));
-      }
-    }
+  const int blocks = t.padded / kTileColumns, count = (last - first) * blocks;
+  const auto used = [&](int b) __attribute__((always_inline)) {
+    const int left = t.size - b % blocks * kTileColumns;
+    return left < kTileColumns ? left : kTileColumns;
+  };
+  const auto place = [&](int b) __attribute__((always_inline)) {
+    Placed& p = placed[b % 2];
+    place_row<W>(t, first + b / blocks, b % blocks * kTileColumns, used(b), p.offsets, p.rest_x, p.rest_y);
+  };
+  if (count > 0) place(0);
+  for (int b = 0; b < count; ++b, rows += kTileColumns) {
+    if (b + 1 < count) place(b + 1);
+    asm volatile("" ::: "memory");  // or the compiler turns loads of what was just stored into shuffles
+    for (int k = 0; k < used(b); k += W)
+      *reinterpret_cast<F<W>*>(rows + k) = sample_pixels<W, kCoefficients>(t, placed[b % 2], k, a);
   }
 }
 
@@ -163,12 +244,9 @@ TILE_INLINE F<W> keys_kernel(F<W> t, float a) {
 template <int W>
 TILE_INLINE void weigh_row(const Tile& t, int taps_y, int i, int j, int used, int32_t* offsets, float* rest_x,
                            float (*wy)[kTileColumns], float* sum_y) {
-  Split x = split(t.m01 * (i + 0.5) + t.m02 - 0.5 - 2 * t.sigma_x);
-  Split y = split(t.m11 * (i + 0.5) + t.m12 - 0.5 - 2 * t.sigma_y);
-  x.whole -= t.origin_x - 1, y.whole -= t.origin_y - 1;  // to the first tap
   const float a = float(t.a), step_y = float(1 / t.sigma_y);
   for (int k = 0; k < used; k += W) {
-    const F<W> r = place_pixels<W>(t, j + k, x, y, offsets + k, rest_x + k);
+    const F<W> r = place_pixels<W>(t, i, j + k, 1, offsets + k, rest_x + k);
     F<W> sum{};
     for (int tap_y = 0; tap_y < taps_y; ++tap_y) {
       const float from = float(tap_y + 1) * step_y - 2.0f;

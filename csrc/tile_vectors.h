@@ -21,10 +21,14 @@ struct Vectors;
   struct Vectors<W> {                                                               \
     typedef float F __attribute__((vector_size(4 * W)));                            \
     typedef int32_t I __attribute__((vector_size(4 * W)));                          \
+    typedef uint32_t U __attribute__((vector_size(4 * W)));                         \
+    typedef double D __attribute__((vector_size(8 * W)));                           \
+    typedef int64_t L __attribute__((vector_size(8 * W)));                          \
     typedef float Loose __attribute__((vector_size(4 * W), aligned(4), may_alias)); \
     typedef uint16_t Shorts __attribute__((vector_size(2 * W)));                    \
     typedef uint8_t Bytes __attribute__((vector_size(W)));                          \
   }
+TILE_VECTORS(2);
 TILE_VECTORS(4);
 TILE_VECTORS(8);
 TILE_VECTORS(16);
@@ -33,6 +37,12 @@ template <int W>
 using F = typename Vectors<W>::F;
 template <int W>
 using I = typename Vectors<W>::I;
+template <int W>
+using U = typename Vectors<W>::U;
+template <int W>
+using D = typename Vectors<W>::D;
+template <int W>
+using L = typename Vectors<W>::L;
 
 #define TILE_INLINE static inline __attribute__((always_inline))
 #define TILE_INLINE_MEMBER inline __attribute__((always_inline))
@@ -115,6 +125,20 @@ TILE_INLINE void turn_groups(F<W>& a, F<W>& b, F<W>& c, F<W>& d) {
   c = pick<W, 0, 1, 4, 5>(ab_high, cd_high), d = pick<W, 2, 3, 6, 7>(ab_high, cd_high);
 }
 
+// Turns the groups of four of four vectors over: group q of vector k becomes group k of vector q.
+template <int W>
+TILE_INLINE void exchange_groups(F<W>& a, F<W>& b, F<W>& c, F<W>& d) {
+  static_assert(W == 16, "four groups");
+  const F<16> ab = TILE_SHUFFLE2(16, a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+  const F<16> cd = TILE_SHUFFLE2(16, c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+  const F<16> ab_high = TILE_SHUFFLE2(16, a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  const F<16> cd_high = TILE_SHUFFLE2(16, c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  a = TILE_SHUFFLE2(16, ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+  b = TILE_SHUFFLE2(16, ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  c = TILE_SHUFFLE2(16, ab_high, cd_high, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+  d = TILE_SHUFFLE2(16, ab_high, cd_high, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+
 // In every group of four of the result: the sums of that group of a, b, c and d.
 template <int W>
 TILE_INLINE F<W> sum_groups(F<W> a, F<W> b, F<W> c, F<W> d) {
@@ -166,6 +190,17 @@ TILE_INLINE F<W> load_groups(const float* p, const int32_t* offsets) {
   if constexpr (W == 4) return load<4>(p + offsets[Q]);
   F<W> v{};
   for (int k = 0; k < W; ++k) v[k] = p[offsets[Q + k / 4 * 4] + k % 4];
+  return v;
+}
+
+// The four floats at p, an aligned address, in every group of four.
+template <int W>
+TILE_INLINE F<W> load_repeated(const float* p) {
+#ifdef __AVX512F__
+  if constexpr (W == 16) return _mm512_broadcast_f32x4(_mm_load_ps(p));
+#endif
+  F<W> v{};
+  for (int k = 0; k < W; ++k) v[k] = p[k % 4];
   return v;
 }
 

@@ -116,7 +116,7 @@ class Scratch {
   int64_t size_ = 0;
 };
 
-// Makes tiles, and holds the tables of their columns: one tile at a time.
+// Makes tiles, and holds the tables of their columns and rows: one tile at a time.
 class TileMaker {
  public:
   explicit TileMaker(const ResampleArgs& args)
@@ -145,10 +145,8 @@ class TileMaker {
                     job.taps_x,
                     job.taps_y,
                     args_.a,
-                    whole_.get(2 * padded_),
-                    whole_.data() + padded_,
-                    rest_.get(2 * padded_),
-                    rest_.data() + padded_};
+                    {offset_.get(2 * padded_), rest_.get(4 * padded_), rest_.data() + padded_},
+                    {offset_.data() + padded_, rest_.data() + 2 * padded_, rest_.data() + 3 * padded_}};
     kernels.prepare(tile);
     return tile;
   }
@@ -156,7 +154,7 @@ class TileMaker {
  private:
   const ResampleArgs& args_;
   const int32_t padded_;
-  Scratch<int32_t> whole_;
+  Scratch<uint32_t> offset_;
   Scratch<float> rest_;
 };
 
