@@ -1,4 +1,5 @@
 // The table of names Python sees. Addresses come as integers: Python has checked and allocated everything.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -6,6 +7,7 @@
 #include <string>
 
 #include "kernels.h"
+#include "result_memory.h"
 
 namespace py = pybind11;
 using namespace lesionaug;
@@ -94,6 +96,14 @@ PlanArgs plan_args(uint64_t seed, int64_t num_rois, uintptr_t lesion_keys, uintp
   return args;
 }
 
+// uint8 [bytes], not initialised; None where the system has no such memory, or none left.
+py::object result_memory(size_t bytes) {
+  ResultBlock* block = take_result_block(bytes);
+  if (!block) return py::none();
+  const py::capsule owner(block, [](void* given) { give_result_block(static_cast<ResultBlock*>(given)); });
+  return py::array_t<uint8_t>(py::ssize_t(bytes), static_cast<uint8_t*>(block->memory), owner);
+}
+
 using Released = py::call_guard<py::gil_scoped_release>;
 
 }  // namespace
@@ -139,6 +149,7 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
         resample_adjoint_cpu(args, at<void>(gradient), threads, path);
       },
       "args"_a, "gradient"_a, "threads"_a, "path"_a, Released());
+  m.def("result_memory", &result_memory, "bytes"_a);
   m.def(
       "patch_to_image_cpu",
       [](const ResampleArgs& args, uintptr_t matrices) { patch_to_image_cpu(args, at<float>(matrices)); }, "args"_a,
@@ -186,5 +197,6 @@ PYBIND11_MODULE(LESIONAUG_MODULE, m) {
   m.attr("cuda_archs") = std::string(LESIONAUG_CUDA_ARCHS);        // empty: built without CUDA
   m.attr("cuda_verified") = std::string(LESIONAUG_CUDA_VERIFIED);  // the GPU and commit, empty: on none yet
   m.attr("cuda_sha256") = std::string(LESIONAUG_CUDA_SHA256);      // of the sources, benchmarks/sources.py
+  m.attr("least_result") = py::int_(kLeastResult);
   m.attr("compiler") = std::string(LESIONAUG_COMPILER);
 }

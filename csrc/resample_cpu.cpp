@@ -45,18 +45,23 @@ uintptr_t value_size(Dtype dtype) {
   }
 }
 
-// Asks for large pages for a large result: where it is fresh memory, its first touch costs less than half.
-void advise_large_pages(const ResampleArgs& args) {
+// Asks for large pages for a large result: where it is fresh memory, its first touch costs less than half. Returns
+// whether it is: then the system clears it on the way, and writing past the caches would wait for that.
+bool advise_large_pages(const ResampleArgs& args) {
 #ifdef __linux__
   constexpr uintptr_t kLargePage = uintptr_t(1) << 21;
   const int64_t values = args.num_patches * args.channels * args.size * args.size;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(args.out) + kLargePage - 1) / kLargePage * kLargePage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(args.out) + uintptr_t(values) * value_size(args.out_dtype)) /
                         kLargePage * kLargePage;
+  if (begin >= end) return false;
   // A refusal changes nothing but the time.
-  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  unsigned char touched = 1;
+  return mincore(reinterpret_cast<void*>(end - kLargePage), 1, &touched) == 0 && !(touched & 1);
 #else
   (void)args;
+  return false;
 #endif
 }
 
@@ -91,7 +96,7 @@ std::pair<Status, int64_t> check_patches(const ResampleArgs& args, int threads) 
 
 void resample_cpu(const ResampleArgs& args, int threads, const std::string& path) {
   const TileKernels* kernels = kernels_for(path);
-  advise_large_pages(args);
+  const bool fresh = advise_large_pages(args);
   const int used = useful_threads(args, threads);
   const int64_t piece = piece_of(args.num_patches, used);
   with_types(args, [&](auto source, auto compute) {
@@ -99,7 +104,8 @@ void resample_cpu(const ResampleArgs& args, int threads, const std::string& path
     using T = decltype(compute);
     if constexpr (std::is_same<T, float>::value) {
       if (kernels) {
-        parallel(args.num_patches, piece, used, [&](Pieces& pieces) { TileWorker<S>(args, *kernels).run(pieces); });
+        parallel(args.num_patches, piece, used,
+                 [&](Pieces& pieces) { TileWorker<S>(args, *kernels, !fresh).run(pieces); });
         return;
       }
     }

@@ -165,12 +165,13 @@ const TileKernels* kernels_for(const std::string& path);
 template <class S>
 class TileWorker {
  public:
-  TileWorker(const ResampleArgs& args, const TileKernels& kernels)
+  // `stream`: results so large that the caches cannot hold them may be written past these.
+  TileWorker(const ResampleArgs& args, const TileKernels& kernels, bool stream)
       : args_(args),
         kernels_(kernels),
         maker_(args),
         padded_(maker_.padded()),
-        stream_(args.out_dtype == Dtype::kFloat32 &&
+        stream_(stream && args.out_dtype == Dtype::kFloat32 &&
                 args.num_patches * args.channels * args.size * args.size * int64_t(sizeof(float)) >= kStreamedBytes) {}
 
   void run(Pieces& pieces) {

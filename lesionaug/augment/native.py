@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -51,6 +52,9 @@ class Backend(Protocol):
     module: ModuleType
     asynchronous: bool
 
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Memory for a result, not initialised."""
+
     def resample(self, args: Any) -> None:
         """Fill the patches of `args` (a ResampleArgs)."""
 
@@ -87,6 +91,18 @@ class CpuBackend:
                 f"must be one of {', '.join(known)} on this processor, got {self.path!r}",
                 "Unset it to take the fastest.",
             )
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Memory for a result; a large one from what an earlier result has left, whose first touch was paid for.
+
+        The system may take back what is left and not used again, so it is never short of it.
+        """
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if num_bytes >= self.module.least_result:
+            memory = self.module.result_memory(num_bytes)
+            if memory is not None:
+                return torch.from_numpy(memory).view(dtype).view(shape)
+        return torch.empty(shape, dtype=dtype, device=device)
 
     def resample(self, args: Any) -> None:  # noqa: D102 - see Backend, here and below
         self.module.resample_cpu(args, torch.get_num_threads(), self.path)
@@ -136,6 +152,9 @@ class CudaBackend:
                 f"must be one of {', '.join(CUDA_PATHS)}, got {self.path!r}",
                 f"Unset it to take {default!r}.",
             )
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:  # noqa: D102
+        return torch.empty(shape, dtype=dtype, device=device)
 
     def current(self) -> AbstractContextManager[Any]:
         """Makes the tensors' device the current one, as a launch needs it."""

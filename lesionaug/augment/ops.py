@@ -239,9 +239,8 @@ def ready(tensors: tuple[Any, ...], size: int) -> Sources:
     return sources
 
 
-def _new_patches(sources: Sources, size: int, dtype: torch.dtype) -> Tensor:
-    shape = (sources.num_patches, sources.channels, size, size)
-    return torch.empty(shape, dtype=dtype, device=sources.pixels.device)
+def _shape_of_patches(sources: Sources, size: int) -> tuple[int, ...]:
+    return (sources.num_patches, sources.channels, size, size)
 
 
 def _check_border(border: str) -> None:
@@ -256,7 +255,7 @@ def check_output(sources: Sources, size: int, sampling: Sampling, dtype: torch.d
         raise TypeError(f"dtype must be one of {names}, got {_name(dtype)}")
     _check_border(sampling.border)
     if out is not None:
-        shape = (sources.num_patches, sources.channels, size, size)
+        shape = _shape_of_patches(sources, size)
         if tuple(out.shape) != shape or not out.is_contiguous():
             raise ValueError(f"out must be contiguous with shape {list(shape)}, got {_shape(out)}")
         if out.device != sources.pixels.device:
@@ -282,7 +281,8 @@ def _resample(*arguments: Any) -> Tensor:
     tensors, size, sampling, (dtype, check) = _split(arguments)
     sources = ready(tensors, size)
     check_output(sources, size, sampling, dtype, None)
-    out = _new_patches(sources, size, dtype)
+    device = sources.pixels.device
+    out = native.backend(device).empty(_shape_of_patches(sources, size), dtype, device)
     _fill(sources, size, sampling, out, check)
     return out
 
@@ -292,7 +292,7 @@ def _resample_fake(*arguments: Any) -> Tensor:
     sources = Sources(*tensors)
     sources.check(size)
     check_output(sources, size, sampling, dtype, None)
-    return _new_patches(sources, size, dtype)
+    return torch.empty(_shape_of_patches(sources, size), dtype=dtype, device=sources.pixels.device)
 
 
 def _resample_out(*arguments: Any) -> None:
