@@ -5,10 +5,8 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 namespace lesionaug {
 
@@ -29,7 +27,12 @@ class Pieces {
   const int64_t count_, piece_;
 };
 
-// Calls worker(pieces) on each of `threads` threads, this one among them. What is computed must not depend on who gets
+// Calls `work`, which must not throw, on this thread and on up to `others` more; one that has not come by the time this
+// one is done is not waited for. The threads stay for the next call. Another caller at the same time gets some of its
+// own, and so does a forked process.
+void with_threads(int others, const std::function<void()>& work);
+
+// Calls worker(pieces) on up to `threads` threads, this one among them. What is computed must not depend on who gets
 // which piece. The last exception that a worker throws is thrown again here, when all threads have ended.
 template <class Worker>
 void parallel(int64_t count, int64_t piece, int threads, const Worker& worker) {
@@ -37,22 +40,14 @@ void parallel(int64_t count, int64_t piece, int threads, const Worker& worker) {
   Pieces pieces(count, piece);
   std::exception_ptr failure;
   std::mutex failing;
-  const auto run = [&] {
+  with_threads(int(used) - 1, [&] {
     try {
       worker(pieces);
     } catch (...) {
       const std::lock_guard<std::mutex> lock(failing);
       failure = std::current_exception();
     }
-  };
-  std::vector<std::thread> others;
-  others.reserve(used);
-  try {
-    for (int64_t i = 1; i < used; ++i) others.emplace_back(run);
-  } catch (const std::system_error&) {  // no more threads to be had: those there are do the rest
-  }
-  run();
-  for (std::thread& other : others) other.join();
+  });
   if (failure) std::rethrow_exception(failure);
 }
 

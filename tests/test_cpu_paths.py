@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -228,3 +229,53 @@ def test_the_first_bad_map_is_named_before_anything_is_written(threads):
     finally:
         torch.set_num_threads(before)
     assert (out == 5).all()
+
+
+PATCHES = """
+import os, sys, threading
+import torch
+import lesionaug as la
+from lesionaug.augment.speed import fold
+
+torch.set_num_threads(2)
+rois = fold(torch.device("cpu"), num_lesions=3)
+params = la.AugmentationPlan().sample(rois, seed=0)
+patches = lambda: la.augment(rois, params).numpy().tobytes()
+expected = patches()
+"""
+
+
+def test_threads_stay_for_the_next_call():
+    code = """
+before = threading.active_count(), len(os.listdir("/proc/self/task"))
+assert all(patches() == expected for _ in range(50))
+assert (threading.active_count(), len(os.listdir("/proc/self/task"))) == before
+"""
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("no /proc")
+    subprocess.run([sys.executable, "-c", PATCHES + code], check=True, timeout=120)
+
+
+def test_a_forked_process_has_threads_of_its_own():
+    code = """
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(patches() == expected for _ in range(3)) else 1)
+    assert patches() == expected
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-c", PATCHES + code], check=True, timeout=120)
+
+
+def test_several_callers_at_once():
+    code = """
+wrong = []
+def call():
+    wrong.extend(0 for _ in range(20) if patches() != expected)
+callers = [threading.Thread(target=call) for _ in range(5)]
+for caller in callers: caller.start()
+for caller in callers: caller.join()
+sys.exit(len(wrong))
+"""
+    subprocess.run([sys.executable, "-c", PATCHES + code], check=True, timeout=120)
