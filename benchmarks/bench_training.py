@@ -40,9 +40,13 @@ POOL = 1024  # images
 def peak(device):
     """FLOP/s of a large matrix product, the limit that floors are named by; in TF32 where convolutions use it."""
     a, b = torch.rand(2048, 2048, device=device), torch.rand(2048, 2048, device=device)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.backends.cuda.matmul, "allow_tf32", torch.backends.cudnn.allow_tf32)
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
         return 2 * 2048**3 / median_seconds(lambda: a @ b, device, 1.0)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture
