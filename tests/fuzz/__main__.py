@@ -24,6 +24,7 @@ MOST_BYTES = 1 << 15
 # For libFuzzer: an input that hangs, or makes the process grow; the property's own bounds are tighter.
 HANG_SECONDS, MEMORY_MIB = 60, 3000
 START_SECONDS = 600.0  # imports and seeds, on a busy machine
+PROCESS_SECONDS = 300  # atheris keeps some of what it compares: without end a process reaches its bound by that alone
 MOST_FINDINGS = 40
 INSTRUMENTED = ["lesionaug", "pydicom", "nibabel", "PIL.PngImagePlugin"]
 
@@ -71,26 +72,31 @@ def _fuzz(name: str, folder: Path, minutes: float) -> bool:
     for part in ("corpus", "findings"):
         (place / part).mkdir(parents=True, exist_ok=True)
     before = set((place / "findings").iterdir())
-    end, starts = time.monotonic() + 60 * minutes, 0
+    end, starts, inputs_tried, last = time.monotonic() + 60 * minutes, 0, 0, "no run came to its end"
     while (left := int(end - time.monotonic())) > 0 or not starts:
         starts += 1
-        command = [sys.executable, "-m", "tests.fuzz", name, "--folder", str(folder), "--worker", str(max(left, 1))]
+        seconds = min(max(left, 1), PROCESS_SECONDS)
+        command = [sys.executable, "-m", "tests.fuzz", name, "--folder", str(folder), "--worker", str(seconds)]
+        begun = time.monotonic()
         with (place / "log.txt").open("ab") as log:
-            _run(command, log, left + START_SECONDS, place)
+            start = log.tell()
+            _run(command, log, seconds + START_SECONDS, place)
+        said = (place / "log.txt").read_bytes()[start:].decode(errors="replace").splitlines()
+        last = next((line for line in reversed(said) if line.startswith("#")), last)
+        inputs_tried += int(last[1:].split()[0]) if last in said else 0
         if len(set((place / "findings").iterdir()) - before) > MOST_FINDINGS:
             break
-        if time.monotonic() < end:  # it died before its time, or could not start
+        if time.monotonic() - begun < seconds:  # it died before its time, or could not start
             time.sleep(1)
     found = sorted(set((place / "findings").iterdir()) - before)
     inputs = [path for path in found if path.suffix != ".txt"]
-    tail = (place / "log.txt").read_text(errors="replace").splitlines()[-60:]
-    done = next((line for line in reversed(tail) if line.startswith("#")), "no run came to its end")
-    if done.startswith("#") and " cov: " not in done:
-        done = f"no run saw which lines it reached: nothing is instrumented; {done}"
-    print(f"{name}: {len(inputs)} findings, {starts} processes; {' '.join(done.split())[:110]}", flush=True)
+    if last.startswith("#") and " cov: " not in last:
+        last = f"no run saw which lines it reached: nothing is instrumented; {last}"
+    said_last = " ".join(last.split())[:110]
+    print(f"{name}: {len(inputs)} findings, {inputs_tried} inputs, {starts} processes; {said_last}", flush=True)
     for path in inputs:
         print(f"  python -m tests.fuzz {name} {path}", flush=True)
-    return not inputs and not done.startswith("no run")
+    return not inputs and not last.startswith("no run")
 
 
 def _run(command: list[str], log: BinaryIO, most_seconds: float, place: Path) -> None:
