@@ -21,7 +21,7 @@ MARKS = {  # what stands between two marks
     "operator": ("<!-- make bench: begin -->", "<!-- make bench: end -->"),
     "training": ("<!-- make bench, training: begin -->", "<!-- make bench, training: end -->"),
 }
-FRESH, STORED = "the same into fresh memory", "the same from int16 with a window"
+FRESH, STORED = "the same, a new result each time", "the same from int16 with a window"
 SECTIONS = (  # ours, what it is called, what else is shown of it, and whether its rivals are antialiased
     (
         "fold_antialiased",
