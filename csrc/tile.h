@@ -35,7 +35,8 @@ enum class Narrow { kFloat16, kBfloat16, kUint8 };  // outputs that are narrower
 
 struct TileKernels {
   const char* name;
-  void (*prepare)(const Tile& tile);
+  int64_t most_coefficients;  // pixels whose coefficients are worked out in advance, at most: what a second cache holds
+  void (*prepare)(const Tile& tile, bool columns);  // the rows' table, and where asked the columns'
   // Works out the coefficients along y between `height` rows of `width` floats, for classic bicubic: height - 3 rows of
   // 4 * step floats (a multiple of 16, at least `width`), aligned to 64 bytes, in an order that `sample` knows.
   void (*coefficients)(const float* rows, int64_t stride, int width, int height, float a, float* planes, int32_t step);

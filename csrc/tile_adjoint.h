@@ -106,8 +106,10 @@ void accumulate(double* sum, const float* values, int64_t count) {
 // The functions of this instruction set as tile.h hands them on.
 template <int W>
 const TileKernels* kernels(const char* name) {
-  static const TileKernels table = {name,       prepare<W>, coefficients<W>, sample<W>, spread<W>,
-                                    accumulate, window<W>,  narrow<W>,       copy<W>,   fence};
+  // Four floats each: 1 MiB where vectors are long, as processors of that kind have twice that at least.
+  constexpr int64_t most_coefficients = int64_t(1) << (W > 8 ? 16 : 15);
+  static const TileKernels table = {name,       most_coefficients, prepare<W>, coefficients<W>, sample<W>, spread<W>,
+                                    accumulate, window<W>,         narrow<W>,  copy<W>,         fence};
   return &table;
 }
 

@@ -60,11 +60,11 @@ TILE_INLINE void fill_positions(const Tile& t, double scale_x, double start_x, i
 }
 
 template <int W>
-void prepare(const Tile& t) {
+void prepare(const Tile& t, bool columns) {
   const bool plain = t.sigma_x == 1 && t.sigma_y == 1;
   const double reach_x = plain ? 0 : 2 * t.sigma_x, reach_y = plain ? 0 : 2 * t.sigma_y;
   const int32_t next = plain ? 1 : -1;  // the first tap is the one before the position, or the next where it reaches
-  fill_positions<W>(t, t.m00, 0, 0, t.m10, 0, 0, t.columns);
+  if (columns) fill_positions<W>(t, t.m00, 0, 0, t.m10, 0, 0, t.columns);
   fill_positions<W>(t, t.m01, t.m02 - 0.5 - reach_x, t.origin_x + next, t.m11, t.m12 - 0.5 - reach_y, t.origin_y + next,
                     t.rows);
 }

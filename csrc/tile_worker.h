@@ -18,7 +18,6 @@
 namespace lesionaug {
 
 constexpr int64_t kLargestStage = int64_t(1) << 24;   // pixels copied beside an image for one patch, at most
-constexpr int64_t kLargestCubics = int64_t(1) << 15;  // pixels whose cubics along y are worked out in advance, at most
 constexpr int64_t kStreamedBytes = int64_t(1) << 23;  // outputs from this size on are written past the caches
 constexpr int kRowsAtOnce = 64;
 
@@ -147,13 +146,18 @@ class TileMaker {
                     args_.a,
                     {offset_.get(2 * padded_), rest_.get(4 * padded_), rest_.data() + padded_},
                     {offset_.data() + padded_, rest_.data() + 2 * padded_, rest_.data() + 3 * padded_}};
-    kernels.prepare(tile);
+    // A shift leaves the columns as they are.
+    const bool same = tile.m00 == made_.m00 && tile.m10 == made_.m10 && tile.stride == made_.stride &&
+                      (tile.step != 0) == (made_.step != 0);
+    kernels.prepare(tile, !same);
+    made_ = tile;
     return tile;
   }
 
  private:
   const ResampleArgs& args_;
   const int32_t padded_;
+  Tile made_{};  // the last, none yet: its stride is 0
   Scratch<uint32_t> offset_;
   Scratch<float> rest_;
 };
@@ -251,7 +255,8 @@ class TileWorker {
       direct = direct && jobs[k].direct;
       ++samplings;
     }
-    if (!samplings || all.area() > std::min(samplings * args_.size * args_.size, kLargestCubics)) return false;
+    if (!samplings || all.area() > std::min(samplings * args_.size * args_.size, kernels_.most_coefficients))
+      return false;
     if (!direct) fill_stage(jobs[0].patch, c, all);
     const Plane source = direct ? in_image(jobs[0].patch, c, all) : Plane{stage_.data(), all.width(), all};
     cubics_step_ = int32_t((all.width() + 15) / 16 | 1) * 16;  // odd, so that rows do not meet in the caches
