@@ -86,16 +86,18 @@ def test_forms_compute_the_network_and_its_gradients(form, dropped) -> None:
             torch.testing.assert_close(weights[name].grad[lane], weight.grad, atol=1e-10, rtol=1e-8)
 
 
-def test_without_dropout_too() -> None:
+# Of 24 steps, on AVX-512, the twelfth tips a pool's largest pixel here.
+@pytest.mark.parametrize(("steps", "tolerance"), [(8, 1e-6), (24, 2e-3)])
+def test_without_dropout_too(steps, tolerance) -> None:
     cnn = CNN.model_copy(update={"dropout": 0.0})
-    config = CONFIG.model_copy(update={"steps": 8})  # on AVX-512 a pool's largest pixel tips in the twelfth
+    config = CONFIG.model_copy(update={"steps": steps})
     done = {}
     train_lanes(
         *pool(), LANES[:2], config, num_classes=3, cnn=cnn, num_lanes=2, form="separate",
         on_trained=lambda lane, trained: done.update({lane.name: trained}),
     )  # fmt: skip
     theirs = train_classifier(*pool(), config, num_classes=3, cnn=cnn, seed=2)
-    check_same(done["long"], theirs, 1e-6)
+    check_same(done["long"], theirs, tolerance)
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
